@@ -1,0 +1,43 @@
+//! Kernels: one op each, on raw views, split into tasks whose number and borders depend on the shape and the ISA only.
+//!
+//! A kernel knows its geometry from construction and its operands from the call. It allocates nothing, reads no
+//! environment, and does not know how many threads there are: the executor runs tasks `0..tasks()` in any order, on any
+//! threads, each exactly once, with scratch memory of its own. Different tasks write different elements, and what a
+//! task computes does not depend on who runs it; so results are the same bits for any number of threads.
+
+use std::fmt::Debug;
+
+use crate::tensor::Args;
+
+pub mod conv;
+pub mod elementwise;
+pub mod layout;
+pub mod pool;
+pub mod reduce;
+pub mod softmax;
+pub mod update;
+
+/// One operation with its geometry, ready to run.
+pub trait Kernel: Debug + Send + Sync {
+    /// Algorithm, tile and ISA: `conv_direct_12x32_avx512`.
+    fn name(&self) -> String;
+
+    /// Independent pieces of work; zero for an empty result.
+    fn tasks(&self) -> usize;
+
+    /// Bytes of scratch one task needs, on a 64-byte boundary, contents undefined at entry.
+    fn scratch(&self) -> usize {
+        0
+    }
+
+    /// Floating-point operations of the whole call, for reports and for the choice to stay on one thread.
+    fn flops(&self) -> u64;
+
+    /// Runs one task.
+    ///
+    /// # Safety
+    /// `task < tasks()`; the operands are those the kernel's documentation lists, each at least as long as the
+    /// geometry says; `scratch` points to at least `scratch()` bytes on a 64-byte boundary that no other task uses;
+    /// the CPU has the kernel's ISA.
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8);
+}

@@ -1,0 +1,1 @@
+//! Transcendental functions over any [`Simd`](super::Simd) level.

@@ -1,0 +1,161 @@
+//! The SIMD layer: instruction-set levels, their detection, and the small vector trait that every kernel body is
+//! written over. One file per level implements the trait with the same functions in the same order.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod dispatch;
+pub mod float_mode;
+pub mod math;
+
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use {avx2::Avx2, avx512::Avx512};
+
+use std::sync::OnceLock;
+
+/// Instruction-set levels, ordered: a later one includes the earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// The baseline of the build; lanes are an array that the compiler vectorises.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+}
+
+impl Isa {
+    /// All levels, lowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The name users write in `CNNRS_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Float lanes of one vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Portable | Self::Avx2 => 8,
+            Self::Avx512 => 16,
+        }
+    }
+
+    /// The highest level this CPU has.
+    pub fn detect() -> Self {
+        static FOUND: OnceLock<Isa> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+                let avx512 = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq");
+                if avx2 && avx512 {
+                    return Isa::Avx512;
+                }
+                if avx2 {
+                    return Isa::Avx2;
+                }
+            }
+            Isa::Portable
+        })
+    }
+
+    /// The levels this CPU has, lowest first.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|&isa| isa <= Self::detect()).collect()
+    }
+}
+
+/// A vector of `LANES` floats and what kernels do with it.
+///
+/// # Safety
+/// Every function needs a CPU with the level's features; pointers must be valid for the lanes named. All bodies are
+/// `inline(always)` so that they become instructions of the `target_feature` shell they are used in
+/// ([`dispatch::multiversion!`]); calling one elsewhere is slow but not wrong.
+#[allow(clippy::missing_safety_doc, missing_docs)] // stated once, for the whole trait, above; names say the rest
+pub trait Simd: Copy + 'static {
+    /// `LANES` floats, or as many 32-bit patterns.
+    type V: Copy;
+    /// One truth value per lane.
+    type M: Copy;
+    /// Floats per vector.
+    const LANES: usize;
+    /// The level.
+    const ISA: Isa;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    /// The 32-bit pattern `x` in every lane; moved, never computed with.
+    unsafe fn splat_i32(x: i32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// The first `n ≤ LANES` lanes from memory, the others zero; reads nothing beyond them.
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
+    unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
+
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b + c`, rounded once where the level has fused multiply-add, twice on the portable one.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a > b ? a : b`, hence `b` if either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `a < b ? a : b`, hence `b` if either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// Nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `2^n` for integer-valued lanes in −126..=127.
+    unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Clears the sign bit.
+    unsafe fn abs(a: Self::V) -> Self::V;
+    /// `a` with the sign bit of `sign`; `a` must not be negative.
+    unsafe fn with_sign(a: Self::V, sign: Self::V) -> Self::V;
+
+    /// `a > b`, false if either is NaN.
+    unsafe fn gt(a: Self::V, b: Self::V) -> Self::M;
+    /// Lanes that are NaN.
+    unsafe fn is_nan(a: Self::V) -> Self::M;
+    /// Lanes whose 32-bit patterns are equal.
+    unsafe fn eq_bits(a: Self::V, b: Self::V) -> Self::M;
+    unsafe fn or(a: Self::M, b: Self::M) -> Self::M;
+    /// `a` and not `b`.
+    unsafe fn and_not(a: Self::M, b: Self::M) -> Self::M;
+    /// `m ? a : b`, as patterns.
+    unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+
+    /// Sum of all lanes by halving: lane i with lane i + LANES/2, and so on down to one.
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: 16 floats hold any level's vector.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        let mut width = Self::LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+
+    /// Largest lane; NaN lanes are ignored unless they come to lie on the right side of each comparison.
+    #[inline(always)]
+    unsafe fn max_lane(v: Self::V) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: 16 floats hold any level's vector.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |best, &x| if x > best { x } else { best })
+    }
+}
