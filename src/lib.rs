@@ -1,6 +1,30 @@
-//! Convolutional neural networks on CPUs: the core of the Python package `cnnrs`.
+//! The core of the Python package `cnnrs`: convolutional neural networks on CPUs.
+//!
+//! ```text
+//! graph ──grad──▶ graph ──passes──▶ graph ──plan──▶ plan ──exec──▶ memory
+//! ```
+//! * [`graph`]: what is computed; portable, differentiable, printable. Knows nothing of kernels.
+//! * [`passes`]: rewrites of a graph, one per file.
+//! * [`plan`]: kernels chosen, memory placed; immutable and shared.
+//! * [`exec`]: runs a plan on a team of threads ([`parallel`]) in an [`arena`].
+//! * [`kernels`]: one op each, over the [`simd`] layer; know nothing of graphs.
+//! * [`program`]: a graph with its stored tensors and its plans by batch size.
+
+pub mod arena;
+pub mod config;
 pub mod error;
+pub mod exec;
+pub mod graph;
 pub mod kernels;
+pub mod parallel;
+pub mod passes;
+pub mod peak;
+pub mod plan;
+pub mod program;
+#[cfg(feature = "python")]
+mod python;
+pub mod random;
 pub mod simd;
+pub mod storage;
 pub mod tensor;
 pub mod window;

@@ -1,0 +1,209 @@
+//! Reverse-mode differentiation: one exhaustive match of local rules that adds graph nodes.
+//!
+//! Runs on the graph as traced, before any fusion, so that no fused op needs a rule.
+
+use super::{FlattenOrder, Graph, Node, Op, ValueId};
+use crate::error::{Error, Result};
+
+/// Adds to `graph` the nodes that compute Σ seedᵢ · ∂outputᵢ/∂w for each `w` of `wrt`.
+///
+/// A seed of `None` stands for one and needs a scalar output. A result of `None` means that no output depends on that
+/// value. Contributions are summed in reverse order of use.
+pub fn gradients(
+    graph: &mut Graph,
+    outputs: &[ValueId],
+    seeds: &[Option<ValueId>],
+    wrt: &[ValueId],
+) -> Result<Vec<Option<ValueId>>> {
+    let mut reached = vec![false; graph.value_count()];
+    for id in wrt {
+        reached[id.0] = true;
+    }
+    for node in graph.nodes() {
+        if node.inputs.iter().any(|id| reached[id.0]) {
+            for output in &node.outputs {
+                reached[output.0] = true;
+            }
+        }
+    }
+    let mut tape = Tape { graph, reached, grads: Vec::new() };
+    for (&output, &seed) in outputs.iter().zip(seeds) {
+        let seed = match seed {
+            Some(seed) if tape.graph.value(seed).shape == tape.graph.value(output).shape => Seed::Value(seed),
+            Some(_) => return Err(Error::Shape("a seed has the shape of its output".into())),
+            None if tape.graph.value(output).shape.is_empty() => Seed::One,
+            None => return Err(Error::Shape("an output without a seed is a scalar".into())),
+        };
+        tape.add(output, seed)?;
+    }
+    let nodes = tape.graph.nodes().to_vec();
+    for node in nodes.iter().rev() {
+        tape.propagate(node)?;
+    }
+    wrt.iter().map(|&id| tape.take(id)).collect()
+}
+
+/// A gradient: a value, or the scalar one that has no value yet.
+#[derive(Clone, Copy)]
+enum Seed {
+    One,
+    Value(ValueId),
+}
+
+struct Tape<'a> {
+    graph: &'a mut Graph,
+    /// Values that depend on what we differentiate by; the others get no gradient.
+    reached: Vec<bool>,
+    grads: Vec<Option<Seed>>,
+}
+
+impl Tape<'_> {
+    fn wants(&self, id: ValueId) -> bool {
+        self.reached.get(id.0).copied().unwrap_or(false)
+    }
+
+    fn get(&self, id: ValueId) -> Option<Seed> {
+        self.grads.get(id.0).copied().flatten()
+    }
+
+    /// The gradient as a value, if there is one.
+    fn take(&mut self, id: ValueId) -> Result<Option<ValueId>> {
+        match self.get(id) {
+            None => Ok(None),
+            Some(Seed::Value(value)) => Ok(Some(value)),
+            Some(Seed::One) => {
+                let one = self.graph.constant(vec![], vec![1.0]);
+                Ok(Some(one))
+            }
+        }
+    }
+
+    fn add(&mut self, id: ValueId, grad: Seed) -> Result<()> {
+        if !self.wants(id) {
+            return Ok(());
+        }
+        if self.grads.len() <= id.0 {
+            self.grads.resize(id.0 + 1, None);
+        }
+        self.grads[id.0] = Some(match self.grads[id.0] {
+            None => grad,
+            Some(Seed::One) => {
+                let so_far = self.take(id)?.expect("a gradient is there");
+                self.grads[id.0] = Some(Seed::Value(so_far));
+                return self.add(id, grad);
+            }
+            Some(Seed::Value(so_far)) => {
+                let grad = match grad {
+                    Seed::Value(value) => value,
+                    Seed::One => self.graph.constant(vec![], vec![1.0]),
+                };
+                Seed::Value(self.graph.add_one(Op::Add, &[so_far, grad], "")?)
+            }
+        });
+        Ok(())
+    }
+
+    /// Adds the result of a backward op to the gradient of `target`, if somebody needs it.
+    fn emit(&mut self, target: ValueId, op: Op, inputs: &[ValueId], name: &str) -> Result<()> {
+        if self.wants(target) {
+            let grad = self.graph.add_one(op, inputs, name)?;
+            self.add(target, Seed::Value(grad))?;
+        }
+        Ok(())
+    }
+
+    fn size(&self, id: ValueId) -> [usize; 2] {
+        let shape = &self.graph.value(id).shape;
+        [shape[1], shape[2]]
+    }
+
+    /// Carries the gradient of a node's results to its operands.
+    fn propagate(&mut self, node: &Node) -> Result<()> {
+        let Some(first) = node.outputs.first() else { return Ok(()) };
+        if let Some(other) = node.outputs[1..].iter().find(|&&id| self.get(id).is_some()) {
+            let _ = other;
+            return Err(unsupported(node, "gradients flow through the first result only"));
+        }
+        let Some(seed) = self.get(*first) else { return Ok(()) };
+        let (inputs, name) = (&node.inputs, node.name.as_str());
+        if let (Op::CrossEntropy, Seed::One) = (&node.op, seed) {
+            return self.add(inputs[0], Seed::Value(node.outputs[2]));
+        }
+        let grad = match seed {
+            Seed::Value(value) => value,
+            Seed::One => self.graph.constant(vec![], vec![1.0]),
+        };
+        match &node.op {
+            Op::Conv2d { window, groups, .. } => {
+                let (window, groups) = (*window, *groups);
+                let input = self.size(inputs[0]);
+                let data = Op::Conv2dBackwardData { window, groups, input };
+                self.emit(inputs[0], data, &[grad, inputs[1]], name)?;
+                self.emit(inputs[1], Op::Conv2dBackwardWeights { window, groups }, &[inputs[0], grad], name)?;
+                self.bias(inputs, grad, name)
+            }
+            Op::Linear { .. } => {
+                self.emit(inputs[0], Op::LinearBackwardData, &[grad, inputs[1]], name)?;
+                self.emit(inputs[1], Op::LinearBackwardWeights, &[inputs[0], grad], name)?;
+                self.bias(inputs, grad, name)
+            }
+            &Op::MaxPool2d { window, ceil_mode } => {
+                let op = Op::MaxPool2dBackward { window, ceil_mode, input: self.size(inputs[0]) };
+                self.emit(inputs[0], op, &[grad, node.outputs[1]], name)
+            }
+            &Op::AvgPool2d { window, ceil_mode, count_include_pad } => {
+                let input = self.size(inputs[0]);
+                let op = Op::AvgPool2dBackward { window, ceil_mode, count_include_pad, input };
+                self.emit(inputs[0], op, &[grad], name)
+            }
+            Op::Unary(kind) => self.emit(inputs[0], Op::UnaryBackward(*kind), &[grad, *first], name),
+            Op::Add => {
+                self.add(inputs[0], Seed::Value(grad))?;
+                self.add(inputs[1], Seed::Value(grad))
+            }
+            Op::Scale => {
+                if self.wants(inputs[1]) {
+                    return Err(unsupported(node, "the gradient by the factor is not there"));
+                }
+                self.emit(inputs[0], Op::Scale, &[grad, inputs[1]], name)
+            }
+            &Op::Flatten { order } => {
+                let op = Op::Unflatten { order, shape: self.pixels(inputs[0]) };
+                self.emit(inputs[0], op, &[grad], name)
+            }
+            Op::Unflatten { order, .. } => {
+                let order: FlattenOrder = *order;
+                self.emit(inputs[0], Op::Flatten { order }, &[grad], name)
+            }
+            Op::Softmax => self.emit(inputs[0], Op::SoftmaxBackward, &[grad, *first], name),
+            Op::CrossEntropy => self.emit(inputs[0], Op::Scale, &[node.outputs[2], grad], name),
+            Op::Normalize { .. } => Err(unsupported(node, "bytes have no gradient")),
+            Op::Conv2dBackwardData { .. }
+            | Op::Conv2dBackwardWeights { .. }
+            | Op::BiasGrad
+            | Op::LinearBackwardData
+            | Op::LinearBackwardWeights
+            | Op::MaxPool2dBackward { .. }
+            | Op::AvgPool2dBackward { .. }
+            | Op::UnaryBackward(_)
+            | Op::SoftmaxBackward
+            | Op::Sgd { .. } => Err(unsupported(node, "gradients of gradients are not there")),
+        }
+    }
+
+    fn bias(&mut self, inputs: &[ValueId], grad: ValueId, name: &str) -> Result<()> {
+        match inputs.get(2) {
+            Some(&bias) => self.emit(bias, Op::BiasGrad, &[grad], name),
+            None => Ok(()),
+        }
+    }
+
+    fn pixels(&self, id: ValueId) -> [usize; 3] {
+        let shape = &self.graph.value(id).shape;
+        [shape[1], shape[2], shape[3]]
+    }
+}
+
+fn unsupported(node: &Node, why: &str) -> Error {
+    Error::Unsupported(why.to_owned()).within(node.op.name()).within(&node.name)
+}

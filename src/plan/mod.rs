@@ -1,0 +1,168 @@
+//! The plan: what to run, in which order, on which memory. Made once per shape and instruction set, then immutable and
+//! shared by all threads.
+
+pub mod explain;
+mod lower;
+mod memory;
+
+use crate::config::Algorithm;
+use crate::error::Result;
+use crate::graph::{Graph, Role, ValueId};
+use crate::kernels::Kernel;
+use crate::passes;
+use crate::simd::Isa;
+use crate::tensor::DType;
+
+/// What choices depend on, beside the shapes. Never the number of threads, never a timing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// Instruction-set level.
+    pub isa: Isa,
+    /// Permitted algorithms.
+    pub algorithm: Algorithm,
+}
+
+/// Where a buffer lies while the plan runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's array.
+    Input(usize),
+    /// A stored tensor.
+    Parameter(usize),
+    /// Contents that belong to the plan.
+    Constant(usize),
+    /// The result handed to the caller.
+    Output(usize),
+    /// A weight packed once per version, outside the run.
+    Packed(usize),
+    /// So many bytes into the arena.
+    Arena(usize),
+}
+
+/// Memory that steps work on.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffer {
+    /// Where it lies.
+    pub place: Place,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// One kernel call.
+#[derive(Debug)]
+pub struct Step {
+    /// What runs.
+    pub kernel: Box<dyn Kernel>,
+    /// Buffers in the kernel's operand order.
+    pub operands: Vec<usize>,
+    /// The op it serves.
+    pub op: &'static str,
+    /// The layer it serves.
+    pub name: String,
+    /// The shape string.
+    pub shape: String,
+    /// Whether it writes stored tensors.
+    pub effect: bool,
+    /// Candidates that were not chosen, with the reason.
+    pub refused: Vec<(String, String)>,
+}
+
+/// A weight to be packed before the run, unless a copy of its version is there.
+#[derive(Debug)]
+pub struct PackJob {
+    /// Packs; operands are the weight and the packed copy.
+    pub kernel: Box<dyn Kernel>,
+    /// The stored tensor.
+    pub slot: usize,
+    /// What the copy looks like; equal formats are equal bytes.
+    pub format: String,
+    /// Size of the copy.
+    pub bytes: usize,
+}
+
+/// What the caller passes.
+#[derive(Debug, Clone)]
+pub struct InputSpec {
+    /// Its name in messages.
+    pub name: String,
+    /// Expected sizes.
+    pub shape: Vec<usize>,
+    /// Expected element type.
+    pub dtype: DType,
+    /// `Some(classes)` if its values are labels below that number.
+    pub label_limit: Option<usize>,
+}
+
+/// An executable form of a graph.
+#[derive(Debug)]
+pub struct Plan {
+    /// Kernel calls in order.
+    pub steps: Vec<Step>,
+    /// All buffers.
+    pub buffers: Vec<Buffer>,
+    /// Weights packed outside the run.
+    pub packs: Vec<PackJob>,
+    /// Contents of the constants.
+    pub constants: Vec<std::sync::Arc<Vec<f32>>>,
+    /// What the caller passes.
+    pub inputs: Vec<InputSpec>,
+    /// Shapes and types of the results.
+    pub outputs: Vec<(Vec<usize>, DType)>,
+    /// Slots of stored tensors that the plan writes.
+    pub written: Vec<usize>,
+    /// Index of the first step that writes stored tensors; until then a run can be given up.
+    pub first_effect: usize,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// Bytes of scratch per thread.
+    pub scratch_bytes: usize,
+    /// Floating-point operations of one run.
+    pub flops: u64,
+    /// What the choices depended on.
+    pub options: Options,
+}
+
+impl Plan {
+    /// Bytes one run needs beside the caller's arrays: arena, outputs and packed weights.
+    pub fn peak_bytes(&self) -> usize {
+        let outputs = self.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Output(_)));
+        self.arena_bytes + self.packed_bytes() + outputs.map(|buffer| buffer.bytes).sum::<usize>()
+    }
+
+    /// Bytes of weights packed outside the run.
+    pub fn packed_bytes(&self) -> usize {
+        self.packs.iter().map(|pack| pack.bytes).sum()
+    }
+}
+
+/// Compiles a graph: simplify, fuse, lower, place memory.
+pub fn compile(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
+    let mut graph = graph.clone();
+    passes::simplify(&mut graph, outputs);
+    let mut plan = lower::lower(&graph, outputs, options)?;
+    plan.inputs = inputs(&graph);
+    Ok(plan)
+}
+
+fn inputs(graph: &Graph) -> Vec<InputSpec> {
+    graph
+        .inputs()
+        .iter()
+        .map(|&id| {
+            let value = graph.value(id);
+            debug_assert!(matches!(value.role, Role::Input { .. }));
+            let classes = graph.nodes().iter().find_map(|node| match node.op {
+                crate::graph::Op::CrossEntropy if node.inputs[1] == id => {
+                    Some(graph.value(node.inputs[0]).shape[1])
+                }
+                _ => None,
+            });
+            InputSpec {
+                name: value.name.clone(),
+                shape: value.shape.clone(),
+                dtype: value.dtype,
+                label_limit: classes,
+            }
+        })
+        .collect()
+}

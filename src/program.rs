@@ -1,0 +1,270 @@
+//! The executable thing: a graph with chosen outputs, its stored tensors, and its plans by batch size.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::arena::{take_output, with_arena};
+use crate::error::{Error, Result};
+use crate::exec::{self, Externals};
+use crate::graph::{Graph, ValueId};
+use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
+use crate::storage::Stored;
+use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
+
+/// Most plans one program keeps.
+const MAX_PLANS: usize = 32;
+
+/// An array of the caller: C-contiguous, of the stated type.
+#[derive(Debug, Clone)]
+pub struct InputView<'a> {
+    /// Sizes.
+    pub shape: &'a [usize],
+    /// Element type.
+    pub dtype: DType,
+    /// First element, at any alignment.
+    pub data: *const u8,
+}
+
+// SAFETY: an address and facts; the caller of `run` vouches for the memory.
+unsafe impl Send for InputView<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for InputView<'_> {}
+
+/// A result: its memory, shape and type.
+#[derive(Debug)]
+pub struct OutputBuf {
+    /// The elements.
+    pub buffer: AlignedBuf,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    batch: Option<usize>,
+    options: Options,
+}
+
+/// A graph ready to run on any batch size.
+#[derive(Debug)]
+pub struct Program {
+    graph: Graph,
+    outputs: Vec<ValueId>,
+    parameters: Vec<Arc<Stored>>,
+    plans: Mutex<(u64, HashMap<Key, (u64, Arc<Plan>)>)>,
+    name: String,
+}
+
+impl Program {
+    /// A program that computes `outputs` and runs the graph's effects.
+    pub fn new(graph: Graph, outputs: Vec<ValueId>, parameters: Vec<Arc<Stored>>, name: String) -> Result<Self> {
+        if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
+            return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
+        }
+        Ok(Self { graph, outputs, parameters, plans: Mutex::new((0, HashMap::new())), name })
+    }
+
+    /// The name given for logs.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The graph as traced.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Bytes of all stored tensors.
+    pub fn parameter_bytes(&self) -> usize {
+        self.parameters.iter().map(|stored| stored.slot().bytes()).sum()
+    }
+
+    /// The plan for a batch size under the present configuration, from the cache or compiled now.
+    pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
+        let options = Options { isa: crate::config::isa()?, algorithm: crate::config::algorithm()? };
+        let key = Key { batch, options };
+        {
+            let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            cache.0 += 1;
+            let now = cache.0;
+            if let Some((used, plan)) = cache.1.get_mut(&key) {
+                *used = now;
+                return Ok(plan.clone());
+            }
+        }
+        let plan = match batch {
+            Some(batch) if self.graph.batch() != Some(batch) => {
+                compile(&self.graph.with_batch(batch)?, &self.outputs, options)?
+            }
+            _ => compile(&self.graph, &self.outputs, options)?,
+        };
+        let plan = Arc::new(plan);
+        let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.1.len() >= MAX_PLANS
+            && let Some(oldest) = cache.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key)
+        {
+            cache.1.remove(&oldest);
+        }
+        let now = cache.0;
+        cache.1.insert(key, (now, plan.clone()));
+        Ok(plan)
+    }
+
+    /// Drops all plans and packed weights.
+    pub fn clear(&self) {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+        for stored in &self.parameters {
+            stored.forget_packed();
+        }
+    }
+
+    /// The batch size of these inputs, after checking every type and shape.
+    fn check(&self, inputs: &[InputView<'_>]) -> Result<Option<usize>> {
+        let expected = self.graph.inputs();
+        if inputs.len() != expected.len() {
+            return Err(Error::Internal(format!("expects {} inputs, received {}", expected.len(), inputs.len())));
+        }
+        let mut batch: Option<usize> = None;
+        for (input, &id) in inputs.iter().zip(expected) {
+            let value = self.graph.value(id);
+            if input.dtype != value.dtype {
+                let (want, got) = (value.dtype.name(), input.dtype.name());
+                return Err(Error::Type(format!(
+                    "{} expects {want}, received {got}: convert with .astype(np.{want})",
+                    value.name
+                )));
+            }
+            let batched = matches!(value.role, crate::graph::Role::Input { batched: true, .. });
+            let fits = input.shape.len() == value.shape.len()
+                && input.shape.iter().zip(&value.shape).skip(usize::from(batched)).all(|(a, b)| a == b);
+            let expected_batch = if batched { batch } else { None };
+            if !fits || expected_batch.is_some_and(|batch| batch != input.shape[0]) {
+                let mut want = value.shape.clone();
+                if let Some(batch) = expected_batch {
+                    want[0] = batch;
+                }
+                let mut want = shape_text(&want);
+                if batched && expected_batch.is_none() {
+                    let rest = want.find([',', ')']).map_or(String::new(), |at| want[at..].to_owned());
+                    want = format!("(N{rest}");
+                }
+                return Err(Error::Shape(format!(
+                    "{} expects shape {want}, received {}",
+                    value.name,
+                    shape_text(input.shape)
+                )));
+            }
+            if batched {
+                batch = Some(input.shape[0]);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Runs on the caller's arrays and returns fresh results.
+    ///
+    /// Everything is checked before anything runs. Stored tensors that the graph writes are locked for this call
+    /// alone; if `interrupted` stops it before the first write they are as they were.
+    ///
+    /// # Safety
+    /// Each view's data is readable for the whole call; other threads may write it, which gives a mixture.
+    pub unsafe fn run(
+        &self,
+        inputs: &[InputView<'_>],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<OutputBuf>> {
+        let batch = self.check(inputs)?;
+        let plan = self.plan(batch)?;
+        for (input, spec) in inputs.iter().zip(&plan.inputs) {
+            // SAFETY: the view is readable, by the caller's word.
+            unsafe { check_labels(input, spec)? };
+        }
+        let mut outputs = Vec::with_capacity(plan.outputs.len());
+        for (shape, dtype) in &plan.outputs {
+            let bytes = volume(shape)? * dtype.size();
+            outputs.push(OutputBuf { buffer: take_output(bytes)?, shape: shape.clone(), dtype: *dtype });
+        }
+        let input_slots: Vec<Slot> = inputs
+            .iter()
+            .map(|input| {
+                let bytes = input.shape.iter().product::<usize>() * input.dtype.size();
+                Slot::new(input.data.cast_mut(), bytes)
+            })
+            .collect();
+        let output_slots: Vec<Slot> =
+            outputs.iter().map(|output| Slot::new(output.buffer.ptr(), output.buffer.bytes())).collect();
+        let parameter_slots: Vec<Slot> = self.parameters.iter().map(|stored| stored.slot()).collect();
+        let _locks = self.lock(&plan);
+        with_arena(|arena| {
+            let packed: Vec<Arc<AlignedBuf>> =
+                plan.packs.iter().map(|job| self.packed(job, arena)).collect::<Result<_>>()?;
+            let packed_slots: Vec<Slot> = packed.iter().map(|buffer| Slot::new(buffer.ptr(), buffer.bytes())).collect();
+            let externals = Externals {
+                inputs: &input_slots,
+                outputs: &output_slots,
+                parameters: &parameter_slots,
+                packed: &packed_slots,
+            };
+            // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
+            unsafe { exec::run(&plan, externals, arena, interrupted) }
+        })?;
+        for &slot in &plan.written {
+            self.parameters[slot].touch();
+        }
+        Ok(outputs)
+    }
+
+    fn packed(&self, job: &PackJob, arena: &mut crate::arena::Arena) -> Result<Arc<AlignedBuf>> {
+        let stored = &self.parameters[job.slot];
+        stored.packed(&job.format, job.bytes, |packed| {
+            // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
+            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena) }
+        })
+    }
+
+    /// Locks all stored tensors, in one order for all programs: by address, each once.
+    fn lock(&self, plan: &Plan) -> Vec<Lock<'_>> {
+        let mut order: Vec<(usize, bool)> =
+            (0..self.parameters.len()).map(|slot| (slot, plan.written.contains(&slot))).collect();
+        order.sort_by_key(|&(slot, writes)| (Arc::as_ptr(&self.parameters[slot]) as usize, !writes));
+        order.dedup_by_key(|&mut (slot, _)| Arc::as_ptr(&self.parameters[slot]) as usize);
+        order
+            .into_iter()
+            .map(|(slot, writes)| {
+                let stored = &self.parameters[slot];
+                if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) }
+            })
+            .collect()
+    }
+}
+
+/// Held for the length of a run.
+#[allow(dead_code)] // guards: only their drop matters
+enum Lock<'a> {
+    Read(std::sync::RwLockReadGuard<'a, ()>),
+    Write(std::sync::RwLockWriteGuard<'a, ()>),
+}
+
+/// Labels lie in `0..classes`.
+///
+/// # Safety
+/// The view is readable.
+unsafe fn check_labels(input: &InputView<'_>, spec: &InputSpec) -> Result<()> {
+    let Some(classes) = spec.label_limit else { return Ok(()) };
+    let count = input.shape.iter().product::<usize>();
+    let data = input.data.cast::<i64>();
+    for row in 0..count {
+        // SAFETY: inside the view, which holds 64-bit integers.
+        let label = unsafe { data.add(row).read_unaligned() };
+        if label < 0 || label >= classes as i64 {
+            return Err(Error::Value(format!(
+                "{} expects classes from 0 to {}, received {label} at row {row}",
+                spec.name,
+                classes - 1
+            )));
+        }
+    }
+    Ok(())
+}

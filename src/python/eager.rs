@@ -1,0 +1,119 @@
+//! One op on arrays: a one-node program, cached by op, shapes and types.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::arrays::Input;
+use super::program::{clear_living, register, run};
+use super::{errors, ops};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op};
+use crate::program::Program;
+use crate::tensor::DType;
+
+/// Most one-node programs a process keeps.
+const MAX_PROGRAMS: usize = 256;
+
+type Key = (Op, Vec<(Vec<usize>, DType)>);
+
+/// Programs with the time of their last use.
+struct Cache {
+    clock: u64,
+    programs: HashMap<Key, (u64, Arc<Program>)>,
+}
+
+/// Only touched with the GIL held and never across a release of it.
+static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
+
+fn compile(key: &Key) -> Result<Arc<Program>> {
+    let (op, operands) = key;
+    let names = argument_names(op);
+    let mut graph = Graph::new();
+    let mut inputs = Vec::with_capacity(operands.len());
+    for (index, (shape, dtype)) in operands.iter().enumerate() {
+        inputs.push(graph.input(shape.clone(), *dtype, names.get(index).copied().unwrap_or("input"), false)?);
+    }
+    let outputs = graph.add(op.clone(), &inputs, "")?;
+    let program = Program::new(graph, outputs, Vec::new(), op.name().to_owned())?;
+    Ok(Arc::new(program))
+}
+
+/// What the public function calls the operands.
+fn argument_names(op: &Op) -> &'static [&'static str] {
+    match op {
+        Op::Conv2d { .. } | Op::Linear { .. } => &["x", "weight", "bias"],
+        Op::Conv2dBackwardData { .. } => &["grad_y", "weight"],
+        Op::Conv2dBackwardWeights { .. } => &["x", "grad_y"],
+        Op::MaxPool2dBackward { .. } => &["grad_y", "index"],
+        Op::BiasGrad | Op::AvgPool2dBackward { .. } => &["grad_y"],
+        Op::CrossEntropy => &["logits", "labels"],
+        Op::Add => &["a", "b"],
+        _ => &["x"],
+    }
+}
+
+/// Runs one op on arrays through a cached one-node plan; 0-d outputs come back as floats.
+#[pyfunction]
+pub fn eager<'py>(
+    py: Python<'py>,
+    op: &str,
+    inputs: Vec<Bound<'py, PyAny>>,
+    attrs: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyList>> {
+    let inputs: Vec<Input<'py>> = inputs
+        .iter()
+        .map(|array| Input::new(array, "input").map_err(|error| within(py, error, op)))
+        .collect::<PyResult<_>>()?;
+    let shapes: Vec<&[usize]> = inputs.iter().map(Input::shape).collect();
+    let parsed = ops::parse(op, attrs, &shapes).map_err(|error| within(py, error, op))?;
+    let key: Key = (parsed, inputs.iter().map(|input| (input.shape().to_vec(), input.dtype())).collect());
+    let found = {
+        let mut guard = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = guard.get_or_insert_with(|| Cache { clock: 0, programs: HashMap::new() });
+        cache.clock += 1;
+        let clock = cache.clock;
+        cache.programs.get_mut(&key).map(|(used, program)| {
+            *used = clock;
+            program.clone()
+        })
+    };
+    let program = match found {
+        Some(program) => program,
+        None => insert(key)?,
+    };
+    run(py, &program, &inputs)
+}
+
+fn insert(key: Key) -> Result<Arc<Program>> {
+    let program = compile(&key)?;
+    register(&program);
+    let mut guard = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(cache) = guard.as_mut() else { return Err(Error::Internal("the cache vanished".into())) };
+    if cache.programs.len() >= MAX_PROGRAMS
+        && let Some(oldest) = cache.programs.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
+    {
+        cache.programs.remove(&oldest);
+    }
+    cache.programs.insert(key, (cache.clock, program.clone()));
+    Ok(program)
+}
+
+/// The same exception with the op's name in front.
+fn within(py: Python<'_>, error: PyErr, op: &str) -> PyErr {
+    let text = format!("{op}: {}", error.value(py));
+    if error.is_instance_of::<errors::ShapeError>(py) {
+        return errors::ShapeError::new_err(text);
+    }
+    PyErr::from_type(error.get_type(py), text)
+}
+
+/// Drops cached one-op plans, plans of models, packed weights and unused memory.
+#[pyfunction]
+pub fn clear_cache() {
+    *CACHE.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    clear_living();
+    crate::arena::clear();
+}

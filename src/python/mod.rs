@@ -1,0 +1,32 @@
+//! The extension module `cnnrs._core`: arrays in, arrays out, errors as exceptions. No numerics.
+
+mod arrays;
+mod eager;
+mod errors;
+mod graph;
+mod ops;
+mod parameter;
+mod program;
+mod settings;
+
+use pyo3::prelude::*;
+
+/// Private parts of cnnrs; the public names are those of the Python package.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::eager::{clear_cache, eager};
+    #[pymodule_export]
+    use super::errors::{DataError, ShapeError, UnsupportedError, WeightsError};
+    #[pymodule_export]
+    use super::graph::Graph;
+    #[pymodule_export]
+    use super::parameter::Parameter;
+    #[pymodule_export]
+    use super::program::{Program, last_input_addresses};
+    #[pymodule_export]
+    use super::settings::{
+        config, fma_peak, get_algorithm, get_num_threads, isa_levels, random_permutation, random_uniform, set_algorithm,
+        set_isa, set_num_threads,
+    };
+}

@@ -1,0 +1,96 @@
+//! Stored tensors as Python objects.
+
+use std::sync::Arc;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::arrays::{Input, owned_view};
+use super::errors::ShapeError;
+use crate::storage::Stored;
+use crate::tensor::shape_text;
+
+/// Storage of one float32 tensor: C-contiguous, aligned, versioned.
+#[pyclass(frozen, module = "cnnrs._core")]
+pub struct Parameter {
+    pub(super) stored: Arc<Stored>,
+}
+
+/// The float data of an input, to be read while other Python threads run.
+struct Source(*const f32, usize);
+
+// SAFETY: an address; the array it belongs to is held by the caller for the whole call.
+unsafe impl Send for Source {}
+
+impl Source {
+    fn assign_to(&self, stored: &Stored) -> crate::error::Result<()> {
+        // SAFETY: the caller holds the array, which has that many floats.
+        unsafe { stored.assign(self.0, self.1) }
+    }
+}
+
+impl Parameter {
+    fn copy_in(py: Python<'_>, stored: &Arc<Stored>, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        let input = Input::new(array, "array")?;
+        if input.dtype() != crate::tensor::DType::F32 {
+            input.to_floats("array")?;
+        }
+        if input.shape() != stored.shape() {
+            return Err(ShapeError::new_err(format!(
+                "array expects shape {}, received {}",
+                shape_text(stored.shape()),
+                shape_text(input.shape())
+            )));
+        }
+        let source = Source(input.data().cast(), input.shape().iter().product());
+        py.detach(move || source.assign_to(stored))?;
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Parameter {
+    #[new]
+    fn new(py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let input = Input::new(array, "array")?;
+        let stored = Arc::new(Stored::zeros(input.shape().to_vec())?);
+        Self::copy_in(py, &stored, array)?;
+        Ok(Self { stored })
+    }
+
+    /// The shape, fixed for life.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.stored.shape())
+    }
+
+    /// Number of elements.
+    #[getter]
+    fn size(&self) -> usize {
+        self.stored.shape().iter().product()
+    }
+
+    /// Counts the writes; packed weights are keyed by it.
+    #[getter]
+    fn version(&self) -> u64 {
+        self.stored.version()
+    }
+
+    /// A live read-only view that keeps the storage alive.
+    fn view<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let stored = &slf.get().stored;
+        // SAFETY: the storage is aligned, never moves and lives as long as this object, which the view keeps.
+        let view = unsafe { owned_view(stored.slot().ptr().cast::<f32>(), stored.shape(), slf.clone().into_any())? };
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "write"), false)?;
+        view.call_method(intern!(py, "setflags"), (), Some(&options))?;
+        Ok(view)
+    }
+
+    /// Copies new content in and raises the version; waits for running calls.
+    fn assign(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::copy_in(py, &self.stored, array)
+    }
+}

@@ -1,0 +1,130 @@
+//! Programs as Python sees them: the only way from Python to the kernels, and the only exit from the GIL.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::arrays::{Input, output};
+use super::graph::Graph;
+use crate::error::Error;
+use crate::graph::ValueId;
+use crate::program::{self, InputView, OutputBuf};
+
+thread_local! {
+    static ADDRESSES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+static LIVING: Mutex<Vec<Weak<program::Program>>> = Mutex::new(Vec::new());
+
+/// Remembers a program for [`clear_living`].
+pub(super) fn register(program: &Arc<program::Program>) {
+    let mut living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    living.retain(|known| known.strong_count() > 0);
+    living.push(Arc::downgrade(program));
+}
+
+/// Drops the plans and packed weights of every program there is.
+pub(super) fn clear_living() {
+    let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    living.iter().filter_map(Weak::upgrade).for_each(|program| program.clear());
+}
+
+/// Runs a program on arrays with the GIL released.
+pub(super) fn run<'py>(
+    py: Python<'py>,
+    program: &program::Program,
+    inputs: &[Input<'py>],
+) -> PyResult<Bound<'py, PyList>> {
+    let views: Vec<InputView<'_>> = inputs.iter().map(Input::view).collect();
+    ADDRESSES.with_borrow_mut(|addresses| {
+        addresses.clear();
+        addresses.extend(views.iter().map(|view| view.data as usize));
+    });
+    let raised: Mutex<Option<PyErr>> = Mutex::new(None);
+    let interrupted = || {
+        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
+        *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        true
+    };
+    // SAFETY: `inputs` keeps the arrays alive during the call.
+    let result = py.detach(|| unsafe { program.run(&views, &interrupted) });
+    let outputs: Vec<OutputBuf> = result.map_err(|error| {
+        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (error, raised) {
+            (Error::Interrupted, Some(raised)) => raised,
+            (error, _) => error.into(),
+        }
+    })?;
+    let list = PyList::empty(py);
+    for result in outputs {
+        list.append(output(py, result)?)?;
+    }
+    Ok(list)
+}
+
+/// A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached.
+#[pyclass(frozen, module = "cnnrs._core")]
+pub struct Program {
+    program: Arc<program::Program>,
+    names: Vec<String>,
+}
+
+#[pymethods]
+impl Program {
+    #[new]
+    #[pyo3(signature = (graph, outputs, name=""))]
+    fn new(graph: &Bound<'_, Graph>, outputs: Vec<usize>, name: &str) -> PyResult<Self> {
+        let traced = graph.get().traced();
+        let names = traced.graph.inputs().iter().map(|&id| traced.graph.value(id).name.clone()).collect();
+        let outputs = outputs.into_iter().map(ValueId).collect();
+        let program = Arc::new(program::Program::new(traced.graph, outputs, traced.parameters, name.to_owned())?);
+        register(&program);
+        Ok(Self { program, names })
+    }
+
+    /// Runs on arrays given in the order of the `Graph.input` calls; returns one array (or float, if 0-d) per output.
+    fn run<'py>(&self, py: Python<'py>, inputs: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+        let inputs: Vec<Input<'py>> = inputs
+            .iter()
+            .enumerate()
+            .map(|(index, array)| Input::new(array, self.names.get(index).map_or("input", String::as_str)))
+            .collect::<PyResult<_>>()?;
+        run(py, &self.program, &inputs)
+    }
+
+    /// Describes the plan for a batch size without running it.
+    fn plan<'py>(&self, py: Python<'py>, batch: usize) -> PyResult<Bound<'py, PyDict>> {
+        let program = &self.program;
+        let plan = py.detach(|| program.plan(program.graph().batch().map(|_| batch)))?;
+        let steps = PyList::empty(py);
+        for step in plan.report() {
+            let row = PyDict::new(py);
+            row.set_item("op", step.op)?;
+            row.set_item("name", step.name)?;
+            row.set_item("shape", step.shape)?;
+            row.set_item("kernel", step.kernel)?;
+            row.set_item("tasks", step.tasks)?;
+            row.set_item("flops", step.flops)?;
+            row.set_item("bytes", step.bytes)?;
+            row.set_item("refused", step.refused)?;
+            steps.append(row)?;
+        }
+        let report = PyDict::new(py);
+        report.set_item("steps", steps)?;
+        report.set_item("peak_bytes", plan.peak_bytes())?;
+        report.set_item("arena_bytes", plan.arena_bytes)?;
+        report.set_item("packed_bytes", plan.packed_bytes())?;
+        report.set_item("parameter_bytes", program.parameter_bytes())?;
+        report.set_item("flops", plan.flops)?;
+        report.set_item("isa", plan.options.isa.name())?;
+        Ok(report)
+    }
+}
+
+/// The addresses the last run on this thread read its inputs from.
+#[pyfunction]
+pub fn last_input_addresses() -> Vec<usize> {
+    ADDRESSES.with_borrow(Clone::clone)
+}

@@ -1,0 +1,123 @@
+//! Settings, facts about the machine, and random numbers.
+
+use std::time::Duration;
+
+use numpy::{PyArray1, ToPyArray};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::config::{self as setting, Algorithm};
+use crate::error::Error;
+use crate::random::{self, Stream};
+use crate::simd::Isa;
+
+/// Sets the number of threads, 1 to 256, exactly.
+#[pyfunction]
+pub fn set_num_threads(n: &Bound<'_, PyAny>) -> PyResult<()> {
+    let count: i128 = match n.extract::<i64>() {
+        Ok(count) if !n.is_instance_of::<pyo3::types::PyBool>() => count.into(),
+        _ => return Err(PyValueError::new_err(format!("number of threads expects 1 to 256, received {n}"))),
+    };
+    setting::set_threads(setting::check_threads(count)?);
+    Ok(())
+}
+
+/// The number of threads runs use.
+#[pyfunction]
+pub fn get_num_threads() -> PyResult<usize> {
+    Ok(setting::threads()?.0)
+}
+
+/// Chooses "auto" or "direct" for plans made from now on.
+#[pyfunction]
+pub fn set_algorithm(name: &str) -> PyResult<()> {
+    setting::set_algorithm(Algorithm::parse(name)?);
+    Ok(())
+}
+
+/// The algorithm setting.
+#[pyfunction]
+pub fn get_algorithm() -> PyResult<&'static str> {
+    Ok(setting::algorithm()?.name())
+}
+
+/// Sets the instruction set of plans made from now on; None means the best one allowed (for tests).
+#[pyfunction]
+pub fn set_isa(name: Option<&str>) -> PyResult<()> {
+    Ok(setting::set_isa(name.map(setting::parse_isa).transpose()?)?)
+}
+
+/// The instruction-set levels of this CPU, lowest first.
+#[pyfunction]
+pub fn isa_levels() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}
+
+/// Cores in this process's affinity mask.
+fn affinity() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: an all-zero set is a valid value that the call fills.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) == 0 {
+                return Some(libc::CPU_COUNT(&set) as usize);
+            }
+        }
+    }
+    None
+}
+
+/// Version, instruction set, threads with the reason, algorithm and build facts.
+#[pyfunction]
+pub fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let (threads, reason) = setting::threads()?;
+    let facts = PyDict::new(py);
+    facts.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    facts.set_item("isa_found", Isa::detect().name())?;
+    facts.set_item("isa_used", setting::isa()?.name())?;
+    facts.set_item("isa_cap", setting::isa_cap()?.map(Isa::name))?;
+    facts.set_item("threads", threads)?;
+    facts.set_item("threads_reason", reason)?;
+    facts.set_item("threads_running", crate::parallel::running_threads())?;
+    facts.set_item("cores", std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?;
+    facts.set_item("affinity", affinity())?;
+    facts.set_item("algorithm", setting::algorithm()?.name())?;
+    facts.set_item("verbose_dispatch", setting::verbose_dispatch()?)?;
+    facts.set_item("check_finite", setting::check_finite()?)?;
+    facts.set_item("debug_build", cfg!(debug_assertions))?;
+    facts.set_item("target", std::env::consts::ARCH)?;
+    Ok(facts)
+}
+
+/// `size` floats in [0, 1) from Philox4x32-10 keyed by (seed, stream).
+#[pyfunction]
+pub fn random_uniform(py: Python<'_>, seed: u64, stream: u64, size: usize) -> PyResult<Bound<'_, PyArray1<f32>>> {
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(size).map_err(|_| Error::Memory(size as u128 * 4))?;
+    let mut stream = Stream::new(seed, stream);
+    numbers.extend((0..size).map(|_| stream.uniform()));
+    Ok(numbers.to_pyarray(py))
+}
+
+/// A permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream).
+#[pyfunction]
+pub fn random_permutation(py: Python<'_>, seed: u64, stream: u64, size: usize) -> Bound<'_, PyArray1<i64>> {
+    random::permutation(seed, stream, size).to_pyarray(py)
+}
+
+/// Measures the register-only multiply-add rate of a team of `threads` in GFLOP/s.
+#[pyfunction]
+pub fn fma_peak(py: Python<'_>, threads: usize, seconds: f64) -> PyResult<f64> {
+    let threads = setting::check_threads(threads as i128)?;
+    if !(seconds > 0.0 && seconds <= 60.0) {
+        return Err(PyValueError::new_err(format!("seconds expects a number in (0, 60], received {seconds}")));
+    }
+    let before = setting::threads()?.0;
+    setting::set_threads(threads);
+    let isa = setting::isa()?;
+    let rate = py.detach(|| crate::peak::fma_peak(isa, Duration::from_secs_f64(seconds)));
+    setting::set_threads(before);
+    Ok(rate?)
+}
