@@ -147,23 +147,13 @@ fn default_threads() -> usize {
     *FOUND.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS))
 }
 
-/// What `CNNRS_VERBOSE` asks for: `dispatch` prints each compiled plan, `profile` is not there yet.
+/// Whether `CNNRS_VERBOSE=dispatch` asks to print each compiled plan; `profile` is not there yet.
 pub fn verbose_dispatch() -> Result<bool> {
     static CELL: OnceLock<Result<Option<bool>>> = OnceLock::new();
     let found = once(&CELL, "CNNRS_VERBOSE", |text| match text {
         "dispatch" => Ok(true),
         "profile" => Err(Error::Unsupported("CNNRS_VERBOSE=profile is not there yet".into())),
         _ => Err(Error::Value(format!("CNNRS_VERBOSE expects dispatch or profile, received {text:?}"))),
-    })?;
-    Ok(found.unwrap_or(false))
-}
-
-/// Whether `CNNRS_CHECK=finite` asks to stop at the first node with a NaN or an infinity.
-pub fn check_finite() -> Result<bool> {
-    static CELL: OnceLock<Result<Option<bool>>> = OnceLock::new();
-    let found = once(&CELL, "CNNRS_CHECK", |text| match text {
-        "finite" => Ok(true),
-        _ => Err(Error::Value(format!("CNNRS_CHECK expects finite, received {text:?}"))),
     })?;
     Ok(found.unwrap_or(false))
 }

@@ -100,6 +100,12 @@ impl Program {
             }
             _ => compile(&self.graph, &self.outputs, options)?,
         };
+        if crate::config::verbose_dispatch()? {
+            #[allow(clippy::print_stderr)] // what the variable asks for
+            {
+                eprint!("cnnrs: compiled {} for batch {batch:?} on {}\n{plan}", self.name, options.isa.name());
+            }
+        }
         let plan = Arc::new(plan);
         let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.1.len() >= MAX_PLANS

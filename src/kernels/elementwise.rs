@@ -1,1 +1,481 @@
-//! elementwise
+//! Kernels that treat every element by itself, and the rule that cuts such work into tasks.
+
+use std::ops::Range;
+
+use super::Kernel;
+use crate::simd::{Isa, Simd, dispatch::multiversion, math};
+use crate::tensor::Args;
+
+/// `count` items in consecutive chunks of one size, the last possibly shorter: a pure function of the shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunks {
+    count: usize,
+    size: usize,
+}
+
+impl Chunks {
+    /// Fewest and most elements of a chunk: below, a task costs more to hand out than to run; above, cores wait.
+    const LEAST: usize = 4 << 10;
+    const MOST: usize = 16 << 10;
+
+    /// Sixteen chunks if they then hold between 4 Ki and 16 Ki elements, `weight` per item; at least one item each.
+    pub fn new(count: usize, weight: usize) -> Self {
+        let weight = weight.max(1);
+        let (least, most) = ((Self::LEAST / weight).max(1), (Self::MOST / weight).max(1));
+        let size = count.div_ceil(16).clamp(least, most);
+        // Single elements: chunks start on cache lines if the tensor does.
+        Self { count, size: if weight == 1 { size.next_multiple_of(64) } else { size } }
+    }
+
+    /// Number of chunks; zero for no items.
+    pub fn tasks(&self) -> usize {
+        self.count.div_ceil(self.size)
+    }
+
+    /// The items of chunk `task`.
+    pub fn range(&self, task: usize) -> Range<usize> {
+        let start = task * self.size;
+        start..(start + self.size).min(self.count)
+    }
+}
+
+/// A function of one element.
+trait Map: 'static {
+    /// # Safety
+    /// The CPU has the level's features.
+    unsafe fn map<S: Simd>(x: S::V) -> S::V;
+}
+
+/// A function of two elements.
+trait Zip: 'static {
+    /// # Safety
+    /// The CPU has the level's features.
+    unsafe fn zip<S: Simd>(a: S::V, b: S::V) -> S::V;
+}
+
+struct Relu;
+struct Tanh;
+struct Sigmoid;
+struct Sum;
+
+impl Map for Relu {
+    #[inline(always)]
+    unsafe fn map<S: Simd>(x: S::V) -> S::V {
+        // SAFETY: trait contract. A NaN, as second operand, is the result.
+        unsafe { S::max(S::splat(0.0), x) }
+    }
+}
+impl Map for Tanh {
+    #[inline(always)]
+    unsafe fn map<S: Simd>(x: S::V) -> S::V {
+        // SAFETY: trait contract.
+        unsafe { math::tanh::<S>(x) }
+    }
+}
+impl Map for Sigmoid {
+    #[inline(always)]
+    unsafe fn map<S: Simd>(x: S::V) -> S::V {
+        // SAFETY: trait contract.
+        unsafe { math::sigmoid::<S>(x) }
+    }
+}
+// As pairs: the gradient of the result and the result give the gradient of the operand.
+impl Zip for Relu {
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(diff_dst: S::V, dst: S::V) -> S::V {
+        // SAFETY: trait contract.
+        unsafe { S::select(S::gt(dst, S::splat(0.0)), diff_dst, S::splat(0.0)) }
+    }
+}
+impl Zip for Tanh {
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(diff_dst: S::V, dst: S::V) -> S::V {
+        // SAFETY: trait contract. (1 − y)(1 + y) keeps its precision where 1 − y² cancels.
+        unsafe { S::mul(diff_dst, S::mul(S::sub(S::splat(1.0), dst), S::add(S::splat(1.0), dst))) }
+    }
+}
+impl Zip for Sigmoid {
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(diff_dst: S::V, dst: S::V) -> S::V {
+        // SAFETY: trait contract.
+        unsafe { S::mul(diff_dst, S::mul(dst, S::sub(S::splat(1.0), dst))) }
+    }
+}
+impl Zip for Sum {
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(a: S::V, b: S::V) -> S::V {
+        // SAFETY: trait contract.
+        unsafe { S::add(a, b) }
+    }
+}
+
+/// # Safety
+/// `n` elements at both addresses, which are equal or do not overlap.
+#[inline(always)]
+unsafe fn map_body<S: Simd, F: Map>(src: *const f32, dst: *mut f32, n: usize) {
+    // SAFETY: every access lies within `n` elements.
+    unsafe {
+        let mut i = 0;
+        while i + S::LANES <= n {
+            S::store(dst.add(i), F::map::<S>(S::load(src.add(i))));
+            i += S::LANES;
+        }
+        if i < n {
+            S::store_partial(dst.add(i), F::map::<S>(S::load_partial(src.add(i), n - i)), n - i);
+        }
+    }
+}
+
+/// # Safety
+/// `n` elements at all addresses; `dst` equals an operand or overlaps none.
+#[inline(always)]
+unsafe fn zip_body<S: Simd, F: Zip>(a: *const f32, b: *const f32, dst: *mut f32, n: usize) {
+    // SAFETY: every access lies within `n` elements.
+    unsafe {
+        let mut i = 0;
+        while i + S::LANES <= n {
+            S::store(dst.add(i), F::zip::<S>(S::load(a.add(i)), S::load(b.add(i))));
+            i += S::LANES;
+        }
+        if i < n {
+            let rest = n - i;
+            let value = F::zip::<S>(S::load_partial(a.add(i), rest), S::load_partial(b.add(i), rest));
+            S::store_partial(dst.add(i), value, rest);
+        }
+    }
+}
+
+/// # Safety
+/// `n` elements at both addresses, which are equal or do not overlap.
+#[inline(always)]
+unsafe fn scale_body<S: Simd>(x: *const f32, factor: f32, dst: *mut f32, n: usize) {
+    // SAFETY: every access lies within `n` elements.
+    unsafe {
+        let factor = S::splat(factor);
+        let mut i = 0;
+        while i + S::LANES <= n {
+            S::store(dst.add(i), S::mul(S::load(x.add(i)), factor));
+            i += S::LANES;
+        }
+        if i < n {
+            S::store_partial(dst.add(i), S::mul(S::load_partial(x.add(i), n - i), factor), n - i);
+        }
+    }
+}
+
+multiversion! { fn relu(src: *const f32, dst: *mut f32, n: usize) = map_body, [Relu]; }
+multiversion! { fn tanh(src: *const f32, dst: *mut f32, n: usize) = map_body, [Tanh]; }
+multiversion! { fn sigmoid(src: *const f32, dst: *mut f32, n: usize) = map_body, [Sigmoid]; }
+multiversion! { fn relu_backward(diff_dst: *const f32, dst: *const f32, diff_src: *mut f32, n: usize) = zip_body, [Relu]; }
+multiversion! { fn tanh_backward(diff_dst: *const f32, dst: *const f32, diff_src: *mut f32, n: usize) = zip_body, [Tanh]; }
+multiversion! { fn sigmoid_backward(diff_dst: *const f32, dst: *const f32, diff_src: *mut f32, n: usize) = zip_body, [Sigmoid]; }
+multiversion! { fn add(a: *const f32, b: *const f32, dst: *mut f32, n: usize) = zip_body, [Sum]; }
+multiversion! { fn scale(x: *const f32, factor: f32, dst: *mut f32, n: usize) = scale_body; }
+
+/// Activation functions with one operand and no parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnaryKind {
+    /// `max(x, 0)`; NaN stays NaN, the gradient at 0 is 0.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `1 / (1 + e^−x)`.
+    Sigmoid,
+}
+
+impl UnaryKind {
+    /// The op's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Tanh => "tanh",
+            Self::Sigmoid => "sigmoid",
+        }
+    }
+
+    /// Rough operations per element.
+    fn cost(self) -> u64 {
+        match self {
+            Self::Relu => 1,
+            Self::Tanh | Self::Sigmoid => 30,
+        }
+    }
+}
+
+/// An activation. Operands: `src`, `dst` (`len` floats each; may be the same memory).
+#[derive(Debug, Clone)]
+pub struct Unary {
+    isa: Isa,
+    kind: UnaryKind,
+    chunks: Chunks,
+}
+
+impl Unary {
+    /// `kind` over `len` elements.
+    pub fn new(isa: Isa, kind: UnaryKind, len: usize) -> Self {
+        Self { isa, kind, chunks: Chunks::new(len, 1) }
+    }
+}
+
+impl Kernel for Unary {
+    fn name(&self) -> String {
+        format!("{}_{}", self.kind.name(), self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        self.kind.cost() * self.chunks.count as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let range = self.chunks.range(task);
+        let src = args.src::<f32>(0).at(range.start, range.len());
+        let dst = args.dst::<f32>(1).at(range.start, range.len());
+        let function = match self.kind {
+            UnaryKind::Relu => relu,
+            UnaryKind::Tanh => tanh,
+            UnaryKind::Sigmoid => sigmoid,
+        };
+        // SAFETY: the operands hold the chunk, which belongs to this task.
+        unsafe { function(self.isa, src, dst, range.len()) };
+    }
+}
+
+/// Applies an activation in place: the tail of a kernel that keeps its results in cache.
+///
+/// # Safety
+/// `values` is readable and writable for `n` floats of this task's own; the CPU has `isa`.
+pub unsafe fn apply(isa: Isa, kind: UnaryKind, values: *mut f32, n: usize) {
+    let function = match kind {
+        UnaryKind::Relu => relu,
+        UnaryKind::Tanh => tanh,
+        UnaryKind::Sigmoid => sigmoid,
+    };
+    // SAFETY: the caller's word; each vector is read before it is written.
+    unsafe { function(isa, values, values, n) };
+}
+
+/// Gradient of an activation from its result. Operands: `diff_dst`, `dst` (the result), `diff_src` (`len` floats each;
+/// `diff_src` may be the memory of either).
+#[derive(Debug, Clone)]
+pub struct UnaryBackward {
+    isa: Isa,
+    kind: UnaryKind,
+    chunks: Chunks,
+}
+
+impl UnaryBackward {
+    /// Gradient of `kind` over `len` elements.
+    pub fn new(isa: Isa, kind: UnaryKind, len: usize) -> Self {
+        Self { isa, kind, chunks: Chunks::new(len, 1) }
+    }
+}
+
+impl Kernel for UnaryBackward {
+    fn name(&self) -> String {
+        format!("{}_backward_{}", self.kind.name(), self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        4 * self.chunks.count as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let range = self.chunks.range(task);
+        let diff_dst = args.src::<f32>(0).at(range.start, range.len());
+        let dst = args.src::<f32>(1).at(range.start, range.len());
+        let diff_src = args.dst::<f32>(2).at(range.start, range.len());
+        let function = match self.kind {
+            UnaryKind::Relu => relu_backward,
+            UnaryKind::Tanh => tanh_backward,
+            UnaryKind::Sigmoid => sigmoid_backward,
+        };
+        // SAFETY: the operands hold the chunk, which belongs to this task.
+        unsafe { function(self.isa, diff_dst, dst, diff_src, range.len()) };
+    }
+}
+
+/// Sum of two tensors. Operands: `a`, `b`, `dst` (`len` floats each; `dst` may be the memory of either).
+#[derive(Debug, Clone)]
+pub struct Add {
+    isa: Isa,
+    chunks: Chunks,
+}
+
+impl Add {
+    /// Sum of `len` elements.
+    pub fn new(isa: Isa, len: usize) -> Self {
+        Self { isa, chunks: Chunks::new(len, 1) }
+    }
+}
+
+impl Kernel for Add {
+    fn name(&self) -> String {
+        format!("add_{}", self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        self.chunks.count as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let range = self.chunks.range(task);
+        let a = args.src::<f32>(0).at(range.start, range.len());
+        let b = args.src::<f32>(1).at(range.start, range.len());
+        let dst = args.dst::<f32>(2).at(range.start, range.len());
+        // SAFETY: the operands hold the chunk, which belongs to this task.
+        unsafe { add(self.isa, a, b, dst, range.len()) };
+    }
+}
+
+/// A tensor times a number known only at run time. Operands: `x` (`len` floats), `factor` (one float), `dst` (`len`
+/// floats; may be the memory of `x`).
+#[derive(Debug, Clone)]
+pub struct Scale {
+    isa: Isa,
+    chunks: Chunks,
+}
+
+impl Scale {
+    /// Product of `len` elements and one number.
+    pub fn new(isa: Isa, len: usize) -> Self {
+        Self { isa, chunks: Chunks::new(len, 1) }
+    }
+}
+
+impl Kernel for Scale {
+    fn name(&self) -> String {
+        format!("scale_{}", self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        self.chunks.count as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let range = self.chunks.range(task);
+        let x = args.src::<f32>(0).at(range.start, range.len());
+        let dst = args.dst::<f32>(2).at(range.start, range.len());
+        // SAFETY: the operands hold the chunk, which belongs to this task, and one factor that nobody writes.
+        unsafe { scale(self.isa, x, args.src::<f32>(1).get(0), dst, range.len()) };
+    }
+}
+
+/// One value everywhere. Operand: `dst` (`len` floats).
+#[derive(Debug, Clone)]
+pub struct Fill {
+    value: f32,
+    chunks: Chunks,
+}
+
+impl Fill {
+    /// `value`, `len` times.
+    pub fn new(len: usize, value: f32) -> Self {
+        Self { value, chunks: Chunks::new(len, 1) }
+    }
+}
+
+impl Kernel for Fill {
+    fn name(&self) -> String {
+        "fill".to_owned()
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        0
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let range = self.chunks.range(task);
+        let dst = args.dst::<f32>(0).at(range.start, range.len());
+        for i in 0..range.len() {
+            // SAFETY: the operand holds the chunk, which belongs to this task.
+            unsafe { dst.add(i).write_unaligned(self.value) };
+        }
+    }
+}
+
+/// Image bytes to numbers, `(x/255 − mean)/std` per channel. Operands: `src` (u8), `dst` (floats), `pixels · channels`
+/// each.
+///
+/// A byte has 256 values, so each channel's results are rounded once, into a table, at construction.
+#[derive(Debug, Clone)]
+pub struct Normalize {
+    isa: Isa,
+    tables: Vec<[f32; 256]>,
+    chunks: Chunks,
+}
+
+impl Normalize {
+    /// `pixels` of `channels` bytes; `mean` and `std` have one value per channel, or one for all.
+    pub fn new(isa: Isa, pixels: usize, channels: usize, mean: &[f32], std: &[f32]) -> Self {
+        for list in [mean, std] {
+            assert!(list.len() == 1 || list.len() == channels, "normalize: {} values for {channels}", list.len());
+        }
+        let table = |channel: usize| {
+            let pick = |list: &[f32]| f64::from(list[if list.len() == 1 { 0 } else { channel }]);
+            let (mean, std) = (pick(mean), pick(std));
+            std::array::from_fn(|byte| ((byte as f64 / 255.0 - mean) / std) as f32)
+        };
+        // One pair of numbers makes all channels alike: then every byte counts as a pixel of one channel.
+        let shared = mean.len() == 1 && std.len() == 1;
+        let (items, width) = if shared { (pixels * channels, 1) } else { (pixels, channels) };
+        Self { isa, tables: (0..width).map(table).collect(), chunks: Chunks::new(items, width) }
+    }
+}
+
+/// # Safety
+/// `pixels · tables.len()` elements at both addresses.
+#[inline(always)]
+unsafe fn normalize_body<S: Simd>(tables: &[[f32; 256]], src: *const u8, dst: *mut f32, pixels: usize) {
+    let channels = tables.len();
+    for (channel, table) in tables.iter().enumerate() {
+        for pixel in 0..pixels {
+            let i = pixel * channels + channel;
+            // SAFETY: inside the elements named.
+            unsafe { dst.add(i).write_unaligned(table[usize::from(src.add(i).read())]) };
+        }
+    }
+}
+
+multiversion! { fn normalize(tables: &[[f32; 256]], src: *const u8, dst: *mut f32, pixels: usize) = normalize_body; }
+
+impl Kernel for Normalize {
+    fn name(&self) -> String {
+        format!("normalize_{}", self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        (self.chunks.count * self.tables.len()) as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let (range, channels) = (self.chunks.range(task), self.tables.len());
+        let src = args.src::<u8>(0).at(range.start * channels, range.len() * channels);
+        let dst = args.dst::<f32>(1).at(range.start * channels, range.len() * channels);
+        // SAFETY: the operands hold the chunk's pixels, which belong to this task.
+        unsafe { normalize(self.isa, &self.tables, src, dst, range.len()) };
+    }
+}

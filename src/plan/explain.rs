@@ -1,5 +1,7 @@
 //! What a plan will do, as data for reports.
 
+use std::fmt;
+
 use super::Plan;
 
 /// One step of a report.
@@ -39,5 +41,17 @@ impl Plan {
                 refused: step.refused.clone(),
             })
             .collect()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in self.report() {
+            writeln!(f, "  {} {} {} -> {} ({} tasks)", step.op, step.name, step.shape, step.kernel, step.tasks)?;
+            for (candidate, reason) in &step.refused {
+                writeln!(f, "    not {candidate}: {reason}")?;
+            }
+        }
+        Ok(())
     }
 }

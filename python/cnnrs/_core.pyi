@@ -1,0 +1,169 @@
+"""The Rust extension of cnnrs, as the Python side sees it (private).
+
+Activations are NHWC and float32, convolution weights HWIO, linear weights `(in, out)`. Arrays given to
+`Program.run` and `eager` may have any strides, alignment or flags; they are read in place where they are
+C-contiguous, aligned and native, and copied otherwise. A wrong dtype is a `TypeError`, a wrong shape a
+`ShapeError`, a number out of range a `ValueError`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "DataError",
+    "Graph",
+    "Parameter",
+    "Program",
+    "ShapeError",
+    "UnsupportedError",
+    "WeightsError",
+    "clear_cache",
+    "config",
+    "eager",
+    "fma_peak",
+    "get_algorithm",
+    "get_num_threads",
+    "isa_levels",
+    "last_input_addresses",
+    "random_permutation",
+    "random_uniform",
+    "set_algorithm",
+    "set_isa",
+    "set_num_threads",
+]
+
+class ShapeError(ValueError):
+    """Shapes that do not fit; the message holds the arithmetic."""
+
+class WeightsError(ValueError):
+    """Weights or a checkpoint that are damaged or do not fit the model."""
+
+class DataError(ValueError):
+    """A data set that is damaged or inconsistent."""
+
+class UnsupportedError(NotImplementedError):
+    """Something that cnnrs does not do (yet)."""
+
+@final
+class Parameter:
+    """Storage of one float32 tensor: C-contiguous, aligned, versioned."""
+
+    def __new__(cls, array: npt.NDArray[np.float32]) -> Parameter:
+        """Copy a float32 array in.
+
+        Raises:
+            TypeError: the array is not float32.
+        """
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, fixed for life."""
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+    @property
+    def version(self) -> int:
+        """Counts the writes; packed weights are keyed by it."""
+    def view(self) -> npt.NDArray[np.float32]:
+        """Return a live read-only view that keeps the storage alive."""
+    def assign(self, array: npt.NDArray[np.float32]) -> None:
+        """Copy new content in and bump the version; waits for running calls.
+
+        Raises:
+            ShapeError: the shape is another one.
+            TypeError: the array is not float32.
+        """
+
+@final
+class Graph:
+    """Builder and graph in one; values are int ids. Shapes are checked when a node is added."""
+
+    def __new__(cls) -> Graph:
+        """Make an empty graph."""
+    def input(self, shape: tuple[int, ...], dtype: str, name: str, batched: bool = True) -> int:
+        """Add an input of dtype "float32", "uint8" or "int64"; with `batched`, axis 0 may differ at run."""
+    def parameter(self, parameter: Parameter, name: str) -> int:
+        """Add a parameter; the same `Parameter` twice gives the same id."""
+    def constant(self, array: npt.NDArray[np.float32]) -> int:
+        """Add a float32 constant, copied in."""
+    def add(self, op: str, inputs: Sequence[int], attrs: dict[str, Any], name: str) -> list[int]:
+        """Add a node and return the ids of its outputs.
+
+        `name` is the dotted path of the layer ("features.0"), may be empty, and stands before error texts.
+
+        Raises:
+            ShapeError: the input shapes do not fit the op.
+            TypeError: the input dtypes do not fit the op.
+            ValueError: an attribute is out of range, or the op is unknown.
+        """
+    def info(self, value: int) -> tuple[tuple[int, ...], str]:
+        """Return the shape and the dtype name of a value."""
+    def gradients(self, outputs: Sequence[int], seeds: Sequence[int | None], wrt: Sequence[int]) -> list[int | None]:
+        """Append the backward graph and return the gradient of each value in `wrt`.
+
+        A seed of None stands for one and is legal for a 0-d output only; a result of None means that no
+        path leads from the outputs to that value.
+        """
+    def nodes(self) -> list[tuple[str, str, list[int], list[int]]]:
+        """Return (name, op, inputs, outputs) of every node in order."""
+
+@final
+class Program:
+    """A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached."""
+
+    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "") -> Program:
+        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else."""
+    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
+        """Run on arrays given in the order of the `Graph.input` calls.
+
+        Returns one NumPy array per output; 0-d float32 outputs come back as Python floats. The batch may
+        differ from the traced one.
+        """
+    def plan(self, batch: int) -> dict[str, Any]:
+        """Describe the plan for a batch size without running it.
+
+        Keys: "steps" (list of dicts with "op", "name", "shape", "kernel", "tasks", "flops", "bytes", "refused",
+        the last a list of (kernel, reason)), "peak_bytes", "arena_bytes", "packed_bytes", "parameter_bytes", "flops",
+        "isa".
+        """
+
+def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
+    """Run one op on arrays through a cached one-node plan; 0-d outputs come back as Python floats."""
+
+def set_num_threads(n: int) -> None:
+    """Set the size of the thread pool, 1 to 256."""
+
+def get_num_threads() -> int:
+    """Return the size of the thread pool."""
+
+def set_algorithm(name: str) -> None:
+    """Choose "auto" or "direct" for plans made from now on."""
+
+def get_algorithm() -> str:
+    """Return the algorithm setting."""
+
+def set_isa(name: str | None) -> None:
+    """Cap the instruction set; None means the best one allowed (for tests)."""
+
+def isa_levels() -> list[str]:
+    """Return the instruction-set levels of this CPU, e.g. ["portable", "avx2", "avx512"]."""
+
+def config() -> dict[str, Any]:
+    """Return version, instruction set, threads with the reason, algorithm and build facts."""
+
+def clear_cache() -> None:
+    """Drop cached one-op plans, unused arenas and packed weights."""
+
+def random_uniform(seed: int, stream: int, size: int) -> npt.NDArray[np.float32]:
+    """Return `size` floats in [0, 1) from Philox4x32-10 keyed by (seed, stream)."""
+
+def random_permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
+    """Return a permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream)."""
+
+def last_input_addresses() -> list[int]:
+    """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""
+
+def fma_peak(threads: int, seconds: float) -> float:
+    """Measure the register-only FMA rate in GFLOP/s (benches)."""

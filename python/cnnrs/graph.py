@@ -1,0 +1,318 @@
+"""Tracing: symbolic values, the trace that records them, and the structure epoch.
+
+A module or function called on a `Value` records nodes in the `Trace` of that value. The state of tracing is
+local to a thread; traces nest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+
+import numpy as np
+
+from cnnrs import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+_epochs = itertools.count(1)
+_epoch = 0
+
+
+def bump_epoch() -> None:
+    """Make every plan that was traced so far stale: the structure of some module changed."""
+    global _epoch
+    _epoch = next(_epochs)
+
+
+def epoch() -> int:
+    """Return the process-wide structure epoch, a part of every plan's key."""
+    return _epoch
+
+
+class Storage(Protocol):
+    """What tracing needs from an `nn.Parameter`."""
+
+    @property
+    def _storage(self) -> _core.Parameter: ...
+
+
+class Root(Protocol):
+    """What tracing needs from an `nn.Module`."""
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """Yield the dotted name and the module of every part, the module itself as ""."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Yield the dotted name and the parameter."""
+        ...
+
+
+class _Stack(threading.local):
+    """The traces that are open on this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []
+
+
+_stack = _Stack()
+
+
+def current() -> Trace | None:
+    """Return the innermost open trace of this thread, or None."""
+    traces = _stack.traces
+    return traces[-1] if traces else None
+
+
+def label(op: str) -> str:
+    """Return the op's name for an error text, led by the path of the layer that is being traced."""
+    trace = current()
+    return f"{trace.path}: {op}" if trace is not None and trace.path else op
+
+
+def is_parameter(operand: object) -> bool:
+    """Tell whether the operand is an `nn.Parameter` (this module stands below `cnnrs.nn`)."""
+    return isinstance(getattr(operand, "_storage", None), _core.Parameter)
+
+
+class Value:
+    """A tensor that exists only as a symbol while a model is traced.
+
+    It has a shape, a number of dimensions, a dtype and `+`; everything that needs numbers is a `TypeError`
+    that names the layer and the way out.
+    """
+
+    __slots__ = ("_origin", "_trace", "dtype", "id", "shape")
+
+    def __init__(self, trace: Trace, value: int, origin: str) -> None:
+        """Wrap the graph's value with that id; `origin` says which layer and op made it."""
+        shape, dtype = trace.graph.info(value)
+        self._trace = trace
+        self._origin = origin
+        self.id = value
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def trace(self) -> Trace:
+        """The trace that this value belongs to."""
+        return self._trace
+
+    def __add__(self, other: Any) -> Any:
+        """Record an addition of two values of one shape."""
+        return self._added(self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        """Record an addition of two values of one shape."""
+        return self._added(other, self)
+
+    def _added(self, a: Any, b: Any) -> Any:
+        from cnnrs import functional
+
+        if not all(isinstance(operand, (Value, np.ndarray)) or is_parameter(operand) for operand in (a, b)):
+            return NotImplemented
+        return functional.add(a, b)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Take `array + value`; refuse every other NumPy function."""
+        if ufunc is np.add and method == "__call__" and not kwargs and len(inputs) == 2:
+            return self._added(*inputs)
+        return self._refuse(f"np.{ufunc.__name__}")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: there are no numbers yet."""
+        self._refuse("np.asarray()")
+
+    def __bool__(self) -> NoReturn:
+        """Refuse: there are no numbers yet."""
+        self._refuse("bool()")
+
+    def __float__(self) -> NoReturn:
+        """Refuse: there are no numbers yet."""
+        self._refuse("float()")
+
+    def __int__(self) -> NoReturn:
+        """Refuse: there are no numbers yet."""
+        self._refuse("int()")
+
+    def __len__(self) -> NoReturn:
+        """Refuse: use `shape`."""
+        self._refuse("len()")
+
+    def __iter__(self) -> NoReturn:
+        """Refuse: there are no numbers yet."""
+        self._refuse("iteration")
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        """Refuse: indexing is not an op of the graph."""
+        self._refuse("indexing")
+
+    def _refuse(self, what: str) -> NoReturn:
+        layer = self._trace.path or "the model"
+        message = (
+            f"{layer}: {what} needs numbers, but the value of shape {self.shape} made by {self._origin} is a symbol "
+            "while the model is traced; use functions of cnnrs.functional inside forward, shape for sizes, "
+            "or work on the array that the model returns"
+        )
+        raise TypeError(message)
+
+    def __repr__(self) -> str:
+        """Show shape, dtype and origin."""
+        return f"Value(shape={self.shape}, dtype={self.dtype}, from {self._origin})"
+
+
+class Trace:
+    """Records what happens to symbolic values in one graph.
+
+    ```text
+    with Trace(root=module) as trace:
+        x = trace.input((8, 28, 28, 1), "float32", "x")
+        y = module(x)
+    program = _core.Program(trace.graph, [y.id])
+    ```
+
+    Args:
+        root: The module whose dotted names stand in error texts; without it, the first module called.
+        training: Whether layers that behave differently in training do so.
+    """
+
+    def __init__(self, root: Root | None = None, training: bool = False) -> None:
+        """Make an empty trace; it records while its `with` block is open."""
+        self.graph = _core.Graph()
+        self.training = training
+        self._paths: list[str] = []
+        self._names: dict[int, str] = {}
+        self._parameter_names: dict[int, str] = {}
+        self._adopted: list[Root] = []  # keeps the ids in the two tables valid
+        self._feed: list[npt.NDArray[Any] | None] = []
+        if root is not None:
+            self._adopt(root, "")
+
+    def __enter__(self) -> Self:
+        """Open the trace on this thread."""
+        _stack.traces.append(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the trace; its values cannot be computed with any more."""
+        _stack.traces.remove(self)
+
+    @property
+    def path(self) -> str:
+        """Dotted name of the layer that is being called, "" at the root."""
+        return self._paths[-1] if self._paths else ""
+
+    @contextmanager
+    def scope(self, module: Root) -> Iterator[None]:
+        """Let the nodes recorded inside carry the module's dotted name."""
+        if id(module) not in self._names:
+            outside = bool(self._paths or self._adopted)
+            self._adopt(module, _join(self.path, type(module).__name__) if outside else "")
+        self._paths.append(self._names[id(module)])
+        try:
+            yield
+        finally:
+            self._paths.pop()
+
+    def _adopt(self, module: Root, prefix: str) -> None:
+        self._adopted.append(module)
+        for name, child in module.named_modules():
+            self._names.setdefault(id(child), _join(prefix, name))
+        for name, parameter in module.named_parameters():
+            self._parameter_names.setdefault(id(parameter), _join(prefix, name))
+
+    def input(self, shape: tuple[int, ...], dtype: str, name: str, batched: bool = True) -> Value:
+        """Add an input ("float32", "uint8" or "int64"); with `batched`, axis 0 may differ when it runs."""
+        value = self.graph.input(tuple(shape), dtype, name, batched)
+        self._feed.append(None)
+        return Value(self, value, f"input {name}")
+
+    def parameter(self, parameter: Storage, name: str = "") -> Value:
+        """Add an `nn.Parameter`; the same one twice is the same value."""
+        name = name or self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
+        return Value(self, self.graph.parameter(parameter._storage, name), f"parameter {name}")
+
+    def constant(self, array: npt.NDArray[Any]) -> Value:
+        """Add an array: float32 as a constant, int64 (labels) as an input that `feed` fills in."""
+        if array.dtype == np.float32:
+            return Value(self, self.graph.constant(array), "a constant array")
+        name = f"captured{len(self._feed)}"
+        value = self.graph.input(array.shape, str(array.dtype), name, False)
+        self._feed.append(array)
+        return Value(self, value, "a constant array")
+
+    def feed(self, arrays: Iterable[Any]) -> list[Any]:
+        """Put arrays for the inputs so far and the captured ones in the order `Program.run` wants."""
+        given = iter(arrays)
+        return [next(given) if captured is None else captured for captured in self._feed]
+
+    def gradients(
+        self, outputs: Sequence[Value], seeds: Sequence[Value | None], wrt: Sequence[Value]
+    ) -> list[Value | None]:
+        """Append the backward graph: one gradient per value in `wrt`, None where no path leads to it."""
+        results = self.graph.gradients(
+            [value.id for value in outputs],
+            [None if seed is None else seed.id for seed in seeds],
+            [value.id for value in wrt],
+        )
+        return [None if result is None else Value(self, result, "a gradient") for result in results]
+
+    def operand(self, operand: Any) -> Value:
+        """Return the value itself, or the value of a parameter or array met while tracing.
+
+        Raises:
+            TypeError: the value belongs to another trace, or to one that has ended.
+        """
+        if isinstance(operand, Value):
+            if operand.trace is not self or self not in _stack.traces:
+                message = (
+                    f"{self.path or 'the model'}: {operand!r} was kept from another trace; "
+                    "do not store symbolic values outside of forward"
+                )
+                raise TypeError(message)
+            return operand
+        return self.parameter(operand) if is_parameter(operand) else self.constant(operand)
+
+
+def is_symbolic(operands: Sequence[Any]) -> bool:
+    """Tell whether an op on these operands is recorded (True) or run at once (False)."""
+    if any(isinstance(operand, Value) for operand in operands):
+        return True
+    return bool(_stack.traces) and any(is_parameter(operand) for operand in operands)
+
+
+def record(op: str, inputs: Sequence[Any], **attrs: Any) -> list[Value]:
+    """Add a node to the trace of the inputs and return its outputs.
+
+    Args:
+        op: Name of the op in the table of the extension.
+        inputs: Values, and parameters or arrays, which become parts of the graph.
+        **attrs: The op's attributes.
+
+    Raises:
+        TypeError: a value belongs to another trace.
+        ShapeError: the shapes do not fit; the text is led by the layer's dotted name.
+    """
+    owners = [operand.trace for operand in inputs if isinstance(operand, Value)]
+    trace = owners[0] if owners else current()
+    if trace is None:
+        message = f"{op}: no trace is open on this thread"
+        raise TypeError(message)
+    values = [trace.operand(operand).id for operand in inputs]
+    origin = f"{trace.path}: {op}" if trace.path else op
+    return [Value(trace, result, origin) for result in trace.graph.add(op, values, attrs, trace.path)]
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name

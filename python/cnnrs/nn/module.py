@@ -1,0 +1,412 @@
+"""The base of layers and models."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from cnnrs import _args, graph
+from cnnrs._core import WeightsError
+from cnnrs.graph import Value
+from cnnrs.nn._cache import Compiled, Key, ProgramCache, compile_module
+from cnnrs.nn.parameter import Parameter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+    import numpy.typing as npt
+
+    from cnnrs.explain import Summary
+
+
+class Module:
+    """A layer or model: parameters and other modules as attributes, and `forward` on symbolic values.
+
+    Called on an array, a module is traced once per sample shape and dtype, planned, and run in evaluation mode;
+    later calls run no Python of the layers. Called on a symbolic value inside `forward`, it records.
+
+    Arrays are (N, H, W, C) for images. uint8 images are scaled to (x/255 - input_mean) / input_std inside the
+    plan; float32 is taken as it is; float16 and float64 are converted once.
+
+    Attributes:
+        input_mean: Mean of the pixel values per channel, on the scale 0 to 1, for uint8 images.
+        input_std: Their standard deviation, likewise.
+        training: False on parts that stay in evaluation mode while a trainer runs.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F, nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv = nn.Conv2d(1, 4, 3)
+        ...         self.head = nn.Linear(4 * 6 * 6, 10)
+        ...     def forward(self, x):
+        ...         return self.head(F.flatten(F.relu(self.conv(x))))
+        >>> Net()(np.zeros((2, 8, 8, 1), np.float32)).shape
+        (2, 10)
+    """
+
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
+    training: bool = True
+    _programs: ProgramCache
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Give the module its cache before `__init__`, also where it is copied or unpickled."""
+        module = super().__new__(cls)
+        object.__setattr__(module, "_programs", ProgramCache())
+        return module
+
+    def forward(self, x: Any) -> Any:
+        """Compute the output from symbolic values with other modules and `cnnrs.functional`.
+
+        Args:
+            x: A symbolic value; it has shape, ndim, dtype and `+`.
+
+        Returns:
+            A symbolic value, or a tuple of them.
+        """
+        message = f"{type(self).__name__}: forward is not defined"
+        raise NotImplementedError(message)
+
+    def __call__(self, x: Any, *others: Any) -> Any:
+        """Run on a batch of images, or record while a model is traced.
+
+        Args:
+            x: An array with the batch on axis 0, or a symbolic value.
+            *others: More symbolic values, for layers that join branches.
+
+        Returns:
+            A float32 array (a tuple of arrays if `forward` returns several values), or symbolic values.
+
+        Raises:
+            ShapeError: a layer does not fit its input; the text names the layer.
+            TypeError: another dtype than float32, float16, float64 and uint8.
+        """
+        if isinstance(x, Value) or graph.current() is not None:
+            return self._record(x, *others)
+        if others:
+            message = f"{type(self).__name__}: takes one array, got {1 + len(others)}; join them in one forward"
+            raise TypeError(message)
+        x = _args.check_images(x, type(self).__name__)
+        return self._compiled(x).run(x)
+
+    def _record(self, x: Any, *others: Any) -> Any:
+        trace = x.trace if isinstance(x, Value) else graph.current()
+        with trace.scope(self):  # type: ignore[union-attr]  # __call__ saw one or the other
+            values = [_args.check_array(item, type(self).__name__) for item in (x, *others)]
+            return self.forward(*(trace.operand(value) for value in values))  # type: ignore[union-attr]
+
+    def trace_logits(self, x: Value) -> Any:
+        """Record the module on the input of a trace, with uint8 images scaled first.
+
+        Args:
+            x: The input (N, H, W, C), float32 or uint8.
+
+        Returns:
+            What `forward` returns.
+        """
+        if x.dtype == np.uint8:
+            mean, std = _numbers(self.input_mean), _numbers(self.input_std)
+            (x,) = graph.record("normalize", [x], mean=mean, std=std)
+        return self(x)
+
+    def _compiled(self, x: npt.NDArray[Any], head: str = "") -> Compiled:
+        """Return the program for batches like x, from the cache if the structure is still the same."""
+        key = Key(x.shape[1:], "uint8" if x.dtype.char == "B" else "float32", head, graph.epoch())
+        compiled = self._programs.get(key)
+        if compiled is None:
+            compiled = compile_module(self, key, x.shape[0])
+            self._programs.put(key, compiled)
+        return compiled
+
+    def predict(self, images: npt.NDArray[Any], top: int = 5) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Classify a batch of images, in evaluation mode.
+
+        Args:
+            images: (N, H, W, C), uint8 or floats as in a call.
+            top: Number of best classes to return.
+
+        Returns:
+            Labels int64 (N, top) and probabilities float32 (N, top), the best first; of equal probabilities the
+            lower label comes first.
+
+        Raises:
+            ShapeError: a layer does not fit its input, or the module does not give (N, classes).
+            TypeError: a wrong dtype, or `top` not an int.
+            ValueError: `top` below 1 or above the number of classes.
+        """
+        name = type(self).__name__
+        images = _args.check_images(images, name)
+        top = _args.integer(top, "top", name, 1, _args.LIMIT)
+        probabilities = self._compiled(images, "softmax").run(images)
+        if top > probabilities.shape[1]:
+            message = f"{name}: top must be at most the number of classes, {probabilities.shape[1]}, got {top}"
+            raise ValueError(message)
+        labels = np.argsort(-probabilities, axis=1, kind="stable")[:, :top].astype(np.int64)
+        return labels, np.take_along_axis(probabilities, labels, axis=1)
+
+    # Structure: parameters and submodules are the attributes of those types, in the order they were first set.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; plans that were traced before become stale."""
+        if isinstance(value, Module) and any(module is self for _, module in value.named_modules()):
+            message = f"{type(self).__name__}: {name} would make the module a part of itself"
+            raise ValueError(message)
+        structural = isinstance(value, (Module, Parameter)) or isinstance(vars(self).get(name), (Module, Parameter))
+        object.__setattr__(self, name, value)
+        if structural or graph.current() is None:  # a forward that counts its calls must not make its plan stale
+            graph.bump_epoch()
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute; plans that were traced before become stale."""
+        object.__delattr__(self, name)
+        graph.bump_epoch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without the cached plans."""
+        return {name: value for name, value in vars(self).items() if name != "_programs"}
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield (name, module) of the direct parts."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Module):
+                yield name, value
+
+    def children(self) -> Iterator[Module]:
+        """Yield the direct parts."""
+        for _, module in self.named_children():
+            yield module
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """Yield (dotted name, module) of the module itself (named as the prefix, "") and of all parts.
+
+        Args:
+            prefix: Stands before the names.
+            remove_duplicate: Yield a shared module once, under its first name.
+        """
+        return self._walk(prefix, set() if remove_duplicate else None)
+
+    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:
+        if seen is not None:
+            if id(self) in seen:
+                return
+            seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child._walk(f"{prefix}.{name}" if prefix else name, seen)
+
+    def named_parameters(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """Yield (dotted name, parameter) in the order of the attributes.
+
+        Args:
+            prefix: Stands before the names.
+            remove_duplicate: Yield a shared parameter once, under its first name.
+        """
+        seen: set[int] = set()
+        for path, module in self.named_modules(prefix, remove_duplicate):
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Parameter) and not (remove_duplicate and id(value) in seen):
+                    seen.add(id(value))
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield every parameter once."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    # Modes.
+
+    def train(self, mode: bool = True) -> Self:
+        """Let a trainer run the module and its parts in training mode (or not); returns the module."""
+        mode = _args.flag(mode, "mode", type(self).__name__)
+        for _, module in self.named_modules():
+            module.training = mode
+        graph.bump_epoch()
+        return self
+
+    def eval(self) -> Self:
+        """Keep the module and its parts in evaluation mode, also in a trainer; returns the module."""
+        return self.train(False)
+
+    def freeze(self, pattern: str | None = None) -> Self:
+        """Take parameters out of training; returns the module.
+
+        Args:
+            pattern: Dotted name of a part ("features") or a shell pattern of parameter names ("features.*");
+                None means all.
+
+        Raises:
+            ValueError: the pattern fits no parameter.
+        """
+        return self._set_trainable(pattern, False)
+
+    def unfreeze(self, pattern: str | None = None) -> Self:
+        """Put parameters back into training; returns the module.
+
+        Args:
+            pattern: As for `freeze`.
+
+        Raises:
+            ValueError: the pattern fits no parameter.
+        """
+        return self._set_trainable(pattern, True)
+
+    def _set_trainable(self, pattern: str | None, trainable: bool) -> Self:
+        if pattern is not None and not isinstance(pattern, str):
+            message = f"{type(self).__name__}: pattern must be a str or None, got {_args.show(pattern)}"
+            raise TypeError(message)
+        chosen = [
+            parameter
+            for name, parameter in self.named_parameters(remove_duplicate=False)
+            if pattern is None or fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        ]
+        if pattern is not None and not chosen:
+            message = f"{type(self).__name__}: pattern {pattern!r} fits no parameter"
+            raise ValueError(message)
+        for parameter in chosen:
+            parameter.trainable = trainable
+        graph.bump_epoch()
+        return self
+
+    # State.
+
+    def state_dict(self, copy: bool = False) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every parameter by its dotted name, in cnnrs layout (HWIO, (in, out)).
+
+        Args:
+            copy: Return a snapshot instead of live read-only views.
+
+        Returns:
+            Arrays by name; a shared parameter stands under each of its names.
+        """
+        copy = _args.flag(copy, "copy", type(self).__name__)
+        named = self.named_parameters(remove_duplicate=False)
+        return {name: parameter.array.copy() if copy else parameter.array for name, parameter in named}
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]], strict: bool = True) -> None:
+        """Copy arrays in cnnrs layout into the parameters: all of them or none.
+
+        Args:
+            state: Arrays by dotted name, of any float dtype, as `state_dict` returns them.
+            strict: Refuse missing and unexpected names; otherwise they are left alone.
+
+        Raises:
+            WeightsError: a name is missing or unexpected, a shape or dtype is wrong; the text lists them.
+            TypeError: `state` is not a mapping.
+        """
+        assign_all(self, state, _args.flag(strict, "strict", type(self).__name__))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as a safetensors file with torch's names and layout, replacing the file at once.
+
+        Args:
+            path: The file to write; `cnnrs.load_weights` reads it, and so does torch.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from cnnrs.weights import save_model
+
+        save_model(self, path)
+
+    # Description.
+
+    def summary(self, input_shape: tuple[int, ...], batch_size: int = 1) -> Summary:
+        """Describe the layers without running them; print the result.
+
+        Args:
+            input_shape: Shape of one sample, (H, W, C) for images.
+            batch_size: The batch for which peak memory is given.
+
+        Returns:
+            A printable object: output shapes, parameters, multiply-accumulates of convolution and linear per
+            sample, their totals, and the peak bytes of inference and of a training step.
+
+        Raises:
+            ShapeError: a layer does not fit its input.
+            ValueError: a number is out of range.
+        """
+        from cnnrs.explain import summarize
+
+        return summarize(self, input_shape, batch_size)
+
+    def explain(self, batch_shape: tuple[int, ...]) -> str:
+        """Describe what a call on a float32 batch will run.
+
+        Args:
+            batch_shape: Shape of the batch, (N, H, W, C) for images.
+
+        Returns:
+            One line per step: op, layer, shape, kernel, bytes, and why other kernels were refused.
+
+        Raises:
+            ShapeError: a layer does not fit its input.
+            ValueError: a number is out of range.
+        """
+        from cnnrs.explain import explain_call
+
+        return explain_call(self, batch_shape)
+
+    def extra_repr(self) -> str:
+        """Return the arguments to show in the tree."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Show the tree of parts."""
+        children = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        if not children:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return "\n  ".join([f"{type(self).__name__}({self.extra_repr()}", *children]) + "\n)"
+
+
+def assign_all(module: Module, state: Mapping[str, Any], strict: bool) -> tuple[list[str], list[str]]:
+    """Copy arrays in cnnrs layout into a module, all or none; return the names missing and unexpected.
+
+    Raises:
+        WeightsError: as `Module.load_state_dict`.
+        TypeError: `state` is not a mapping.
+    """
+    if not (hasattr(state, "keys") and hasattr(state, "__getitem__")):
+        message = f"{type(module).__name__}: state must map names to arrays, got {_args.show(state)}"
+        raise TypeError(message)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    missing = [name for name in parameters if name not in state]
+    unexpected = [name for name in state if name not in parameters]
+    problems, arrays = [], {}
+    for name, parameter in parameters.items():
+        if name in state:
+            array = state[name]
+            if not isinstance(array, np.ndarray) or array.dtype.char not in "fde":
+                got = f"a {array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
+                problems.append(f"{name} must be a float32 array, got {got}")
+            elif array.shape != parameter.shape:
+                problems.append(f"{name} must have shape {parameter.shape}, got {array.shape}")
+            else:
+                # A read-only array may be a live view of a parameter that is overwritten before its turn.
+                arrays[name] = array.astype(np.float32, copy=not array.flags.writeable)
+    if strict and missing:
+        problems.append(f"missing {listed(missing)}")
+    if strict and unexpected:
+        problems.append(f"unexpected {listed(unexpected)}")
+    if problems:
+        message = f"{type(module).__name__}: weights do not fit the model: {listed(problems, '; ')}"
+        raise WeightsError(message)
+    for name, array in arrays.items():
+        parameters[name].assign(array)
+    return missing, unexpected
+
+
+def listed(texts: list[str], separator: str = ", ") -> str:
+    """Return names or problems for an error text: printable, cut after twenty."""
+    shown = [text[:300] if text.isprintable() else ascii(text[:300]) for text in map(str, texts[:20])]
+    return separator.join(shown) + (f" and {len(texts) - 20} more" if len(texts) > 20 else "")
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Return per-channel numbers as a tuple of Python floats."""
+    return tuple(float(value) for value in values)

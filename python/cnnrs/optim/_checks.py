@@ -1,0 +1,56 @@
+"""The check of hyperparameters that are numbers."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+from cnnrs._args import show
+
+__all__ = ["check_rate"]
+
+_FLOAT32_MAX = 3.4028234663852886e38
+
+
+def check_rate(
+    value: object,
+    name: str,
+    owner: str,
+    *,
+    most: float = _FLOAT32_MAX,
+    below: float | None = None,
+    positive: bool = False,
+) -> float:
+    """Return a hyperparameter as a float, once it is a finite number in its interval.
+
+    Args:
+        value: What the caller gave.
+        name: Argument name, for the error.
+        owner: Class the argument belongs to, for the error.
+        most: Highest legal value; by default the largest finite float32.
+        below: Exclusive upper bound, instead of `most`.
+        positive: Whether 0 is refused as well.
+
+    Raises:
+        TypeError: The value is not a real number.
+        ValueError: The value is not finite or outside its interval.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        msg = f"{owner}: {name} must be a number, got {show(value)}"
+        raise TypeError(msg)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if below is not None:
+        legal, text = 0.0 <= number < below, f"in [0, {below:g})"
+    elif positive:
+        legal, text = 0.0 < number <= most, "finite and > 0"
+    elif most == _FLOAT32_MAX:
+        legal, text = 0.0 <= number <= most, "finite and >= 0"
+    else:
+        legal, text = 0.0 <= number <= most, f"in [0, {most:g}]"
+    if not legal:
+        msg = f"{owner}: {name} must be {text}, got {show(value)}"
+        raise ValueError(msg)
+    return number

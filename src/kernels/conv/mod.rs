@@ -1,0 +1,46 @@
+//! Convolution as an indirect matrix product, straight on NHWC.
+//!
+//! Every result pixel has, per kernel row or tap, a pointer to the contiguous input floats that it meets (a *segment*);
+//! padding points at zeros. A tile of result pixels × channels is then one matrix product whose left side is read
+//! through the pointers, with no copy of the input. The same engine serves
+//!
+//! * [`Forward`]: result pixels are outputs; bias and activation in the epilogue;
+//! * [`BackwardData`]: result pixels are inputs, split by their residue modulo the stride into dense sub-problems, so
+//!   that nothing is scattered;
+//! * linear layers, as convolutions of one-pixel images.
+//!
+//! [`BackwardWeights`] reduces over pixels instead, with the same pointers.
+
+mod backward_weights;
+mod gather;
+mod geometry;
+mod indirect;
+mod micro;
+mod pack;
+
+pub use backward_weights::BackwardWeights;
+pub use geometry::Geometry;
+pub use indirect::{BackwardData, Forward};
+pub use pack::{PackBackwardData, PackForward};
+
+/// What follows a sum in registers or while the results are in cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epilogue {
+    /// Add one value per output channel.
+    pub bias: bool,
+    /// Then apply this.
+    pub activation: Activation,
+}
+
+/// Activations an epilogue can apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// The identity.
+    None,
+    /// max(x, 0)
+    Relu,
+    /// tanh(x)
+    Tanh,
+    /// 1 / (1 + exp(−x))
+    Sigmoid,
+}

@@ -1,0 +1,151 @@
+//! Pooling over NHWC images. Forward, every output pixel reads its window; backward, every input pixel gathers from
+//! the windows that cover it, in index order: tasks write what they own, and nothing is written twice.
+//!
+//! Where windows meet the border is settled per axis at construction: the inner loops divide nothing and skip nothing.
+//! When the channels do not fill whole vectors, the last vector of a pixel may run into the pixel after it, which is
+//! written later; only rows at the end of a task or of a tensor use partial vectors ([`Overrun`]).
+
+mod avg;
+mod max;
+
+pub use avg::{AvgPool, AvgPoolBackward};
+pub use max::{MaxPool, MaxPoolBackward};
+
+use std::ops::Range;
+
+use super::elementwise::Chunks;
+use crate::simd::Simd;
+use crate::window::Window2d;
+
+/// Shapes of one pooling: `n` images of `ih`×`iw` pixels and `c` channels give `n` of `oh`×`ow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolGeometry {
+    /// Images.
+    pub n: usize,
+    /// Input height.
+    pub ih: usize,
+    /// Input width.
+    pub iw: usize,
+    /// Channels.
+    pub c: usize,
+    /// Output height.
+    pub oh: usize,
+    /// Output width.
+    pub ow: usize,
+    /// Kernel, stride, dilation and padding.
+    pub window: Window2d,
+}
+
+impl PoolGeometry {
+    fn input(&self) -> [usize; 2] {
+        [self.ih, self.iw]
+    }
+
+    fn output(&self) -> [usize; 2] {
+        [self.oh, self.ow]
+    }
+
+    /// Most taps of a window that lie on the input.
+    fn taps_per_window(&self) -> usize {
+        self.window.kernel[0].min(self.ih) * self.window.kernel[1].min(self.iw)
+    }
+
+    /// Operations of one pass, forward or backward: one per tap of each output element.
+    fn operations(&self) -> u64 {
+        (self.n * self.oh * self.ow * self.c * self.taps_per_window()) as u64
+    }
+
+    /// Tasks of the forward pass: bands of output rows, counted over all images.
+    fn output_rows(&self) -> Chunks {
+        let row = self.ow * self.c;
+        Chunks::new(if row == 0 { 0 } else { self.n * self.oh }, row * self.taps_per_window())
+    }
+
+    /// Tasks of the backward pass: bands of input rows, counted over all images.
+    fn input_rows(&self) -> Chunks {
+        let row = self.iw * self.c;
+        let cover = |axis: usize| self.window.kernel[axis].div_ceil(self.window.stride[axis]).min(self.output()[axis]);
+        Chunks::new(if row == 0 { 0 } else { self.n * self.ih }, row * cover(0).max(1) * cover(1).max(1))
+    }
+}
+
+/// Positions `start`, `start + step`, … (`count` of them) on an axis; the step is known from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: usize,
+    count: usize,
+}
+
+/// For each output position of an axis, the input positions that its window reads; padding is left out. The step is
+/// the dilation.
+fn taps(geometry: &PoolGeometry, axis: usize) -> Vec<Span> {
+    let (window, size) = (&geometry.window, geometry.input()[axis]);
+    let (kernel, dilation, before) = (window.kernel[axis], window.dilation[axis], window.pad[axis][0]);
+    let span = |o: usize| {
+        let at = o * window.stride[axis];
+        let first = before.saturating_sub(at).div_ceil(dilation);
+        let end = (size + before).saturating_sub(at).div_ceil(dilation).min(kernel);
+        if first < end { Span { start: at + first * dilation - before, count: end - first } } else { NONE }
+    };
+    (0..geometry.output()[axis]).map(span).collect()
+}
+
+const NONE: Span = Span { start: 0, count: 0 };
+
+/// For each input position of an axis, the output positions whose windows span it; with dilation, some of them may
+/// step over it. The step is 1.
+fn cover(geometry: &PoolGeometry, axis: usize) -> Vec<Span> {
+    let window = &geometry.window;
+    let (extent, stride, before) = (window.extent(axis), window.stride[axis], window.pad[axis][0]);
+    let span = |i: usize| {
+        let first = (i + before + 1).saturating_sub(extent).div_ceil(stride);
+        let end = ((i + before) / stride + 1).min(geometry.output()[axis]);
+        if first < end { Span { start: first, count: end - first } } else { NONE }
+    };
+    (0..geometry.input()[axis]).map(span).collect()
+}
+
+/// How rows of pixels are split into vectors, and whether the vectors may overrun their pixel.
+#[derive(Debug, Clone, Copy)]
+struct Overrun {
+    /// Floats by which the last vector of a pixel exceeds it.
+    excess: usize,
+}
+
+impl Overrun {
+    fn new<S: Simd>(channels: usize) -> Self {
+        Self { excess: channels.next_multiple_of(S::LANES) - channels }
+    }
+
+    /// True if whole vectors may be used for pixels that end at `end` or before, when `limit` elements are there.
+    fn fits(self, end: usize, limit: usize) -> bool {
+        end + self.excess <= limit
+    }
+}
+
+/// Offsets of the vectors of a pixel and the lanes of each that count.
+#[inline(always)]
+fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..channels).step_by(S::LANES).map(move |k| (k, S::LANES.min(channels - k)))
+}
+
+/// # Safety
+/// `n` floats at `p`, or a whole vector of them if `WHOLE`; the CPU has the level's features.
+#[inline(always)]
+unsafe fn load<S: Simd, const WHOLE: bool>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe { if WHOLE { S::load(p) } else { S::load_partial(p, n) } }
+}
+
+/// # Safety
+/// As [`load`]; with `WHOLE`, lanes from `n` on overwrite what the same task writes later.
+#[inline(always)]
+unsafe fn store<S: Simd, const WHOLE: bool>(p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: the caller's word.
+    unsafe { if WHOLE { S::store(p, v) } else { S::store_partial(p, v, n) } }
+}
+
+/// Image and row of each of the rows `range`, which are counted over all images of `height` rows.
+fn split_rows(range: Range<usize>, height: usize) -> impl Iterator<Item = (usize, usize)> {
+    range.map(move |row| (row / height, row % height))
+}
