@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -501,6 +502,35 @@ def test_interrupted_fit_keeps_whole_steps_and_whole_epochs() -> None:
         reference.fit(data, epochs=1, batch_size=10, callbacks=[Interrupt(after=7)], verbose=False)
     assert_same_bits(weights(trainer.model), weights(reference.model))
     assert trainer.fit(data, epochs=1, batch_size=10, verbose=False).epochs == [3]
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.035, 0.05])
+def test_a_signal_never_splits_a_step(seconds: float) -> None:
+    """Wherever the signal hits, the weights are those after `updates` whole steps."""
+
+    class Replay(Callback):
+        def on_batch_end(self, trainer: Trainer, batch: int, metrics: Mapping[str, float]) -> None:
+            if trainer.updates == interrupted.updates:
+                trainer.stop()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    data = make_data(2000)
+    interrupted, replayed = make_trainer(lr=0.01), make_trainer(lr=0.01)
+    for trainer in (interrupted, replayed):
+        trainer.step(*make_data(4))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.fit(data, epochs=10**6, batch_size=500, verbose=False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted.updates > 1
+    replayed.fit(data, epochs=10**6, batch_size=500, callbacks=[Replay()], verbose=False)
+    assert_same_bits(weights(interrupted.model), weights(replayed.model))
 
 
 @pytest.mark.parametrize(

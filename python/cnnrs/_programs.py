@@ -110,6 +110,10 @@ class Programs:
         key = ("evaluate", x.shape[1:], x.dtype)
         return self._cache.get(key) or self._keep(key, lambda: self._build_evaluate(x))
 
+    def written(self) -> _core.Parameter:
+        """Return a buffer that every update writes and nothing else does: its version tells whether one did."""
+        return self._momentum_of(next(iter(self.trainable)))
+
     def require_trainable(self) -> None:
         """Refuse to train where there is nothing to train.
 
@@ -147,6 +151,11 @@ class Programs:
                 msg = f"grads: {name} must have the shape of its parameter, {parameter.shape}, got {arrays[-1].shape}"
                 raise _core.ShapeError(msg)
         return arrays
+
+    def _momentum_of(self, name: str) -> _core.Parameter:
+        if name not in self._momentum:
+            self._momentum[name] = _core.Parameter(np.zeros(self.trainable[name].shape, np.float32))
+        return self._momentum[name]
 
     def _keep(self, key: tuple[Any, ...], build: Callable[[], Call]) -> Call:
         with _guard.lock:
@@ -209,9 +218,7 @@ class Programs:
     def _trace_update(self, trace: graph.Trace, hyper: int, gradients: list[int], nesterov: bool) -> None:
         inputs = [hyper]
         for (name, parameter), gradient in zip(self.trainable.items(), gradients, strict=True):
-            if name not in self._momentum:
-                self._momentum[name] = _core.Parameter(np.zeros(parameter.shape, np.float32))
-            momentum = trace.graph.parameter(self._momentum[name], f"momentum of {name}")
+            momentum = trace.graph.parameter(self._momentum_of(name), f"momentum of {name}")
             inputs += [trace.parameter(parameter, name).id, gradient, momentum]
         trace.graph.add("sgd", inputs, {"nesterov": nesterov}, "")
 

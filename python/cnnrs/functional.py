@@ -343,7 +343,7 @@ def max_pool2d_backward(
 ) -> Tensor:
     """Compute the gradient of a loss with respect to the input of `max_pool2d`.
 
-    Each number of `grad_y` is added where its maximum stood.
+    Each number of `grad_y` is added where its maximum stood; a position that its window does not cover gets nothing.
 
     Args:
         grad_y: Gradient with respect to the output, (N, H_out, W_out, C).
@@ -371,6 +371,12 @@ def max_pool2d_backward(
         raise TypeError(message)
     size = _pool_input(op, grad_y, input_shape)
     attrs = _pool(op, size, kernel_size, stride, padding, dilation, ceil_mode)
+    if isinstance(index, np.ndarray) and index.size and not -1 <= index.min() <= index.max() < size[0] * size[1]:
+        message = (
+            f"{graph.label(op)}: index must be from -1 (a window without input) to {size[0]}*{size[1]} - 1, "
+            f"got {index.min()} to {index.max()}"
+        )
+        raise ValueError(message)
     return cast("Tensor", _apply(op, [grad_y, index], **attrs, input_size=size)[0])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cnnrs._args import integer, whole
 from cnnrs._batches import Batches, check_batch, images_of, read_data, require_images
 from cnnrs._core import UnsupportedError
-from cnnrs._programs import Programs
+from cnnrs._programs import Call, Programs
 from cnnrs._progress import Progress
 from cnnrs.callbacks import Callback
 from cnnrs.history import History
@@ -222,8 +222,7 @@ class Trainer:
         table = self._refresh()
         arrays = self._programs.check_gradients(grads)
         hyper = table.at(self.updates, None, None, None)
-        self._programs.apply(self.optimizer.nesterov)(hyper, *arrays)
-        self.updates += 1
+        self._run(self._programs.apply(self.optimizer.nesterov), hyper, *arrays)
 
     def evaluate(self, data: Any, batch_size: int = 64) -> dict[str, float]:
         """Measure loss and accuracy in evaluation mode.
@@ -285,9 +284,17 @@ class Trainer:
             hyper = table.at(self.updates, None, None, None)
         else:
             hyper = table.at(self.updates, run.step, run.total_steps, run.steps_per_epoch)
-        loss, correct = self._programs.step(x, self.optimizer.nesterov)(x, y, hyper)
-        self.updates += 1
+        loss, correct = self._run(self._programs.step(x, self.optimizer.nesterov), x, y, hyper)
         return loss, correct
+
+    def _run(self, program: Call, *arrays: NDArray[Any]) -> list[Any]:
+        """Run an update and count it, also where Ctrl-C arrived while it was writing: it was finished then."""
+        written = self._programs.written()
+        before = written.version
+        try:
+            return program(*arrays)
+        finally:
+            self.updates += written.version != before  # no call in this line: an interrupt cannot split it
 
     def _train_epoch(
         self, batches: Iterable[Any], run: _Run, progress: Progress, observers: list[Callback]

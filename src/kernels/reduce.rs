@@ -81,8 +81,8 @@ impl Kernel for ReduceParts {
 /// Sum over rows. Operands: `src` (`rows` × `channels` floats), `partials` ([`parts`](Self::parts) × `channels` floats),
 /// which [`ReduceParts`] then adds up; with one part they are the result.
 ///
-/// Each part adds blocks of at most 256 values first and the blocks' sums after, so that the error grows with the
-/// number of blocks. Rows shorter than a few vectors are taken several at once, as one row of whole vectors.
+/// Each part adds blocks of at most 64 values first and the blocks' sums after, so that the error of long sums stays
+/// small. Rows shorter than a few vectors are taken several at once, as one row of whole vectors.
 #[derive(Debug, Clone)]
 pub struct SumRows {
     isa: Isa,
@@ -95,14 +95,14 @@ pub struct SumRows {
 }
 
 /// Most values that are added in one run.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
 
 impl SumRows {
     /// Sum of `rows` rows of `channels` values; of none, zeros.
     pub fn new(isa: Isa, rows: usize, channels: usize) -> Self {
         let band = if channels >= 1024 { 512 } else { channels };
         let bands = if channels == 0 { 0 } else { channels.div_ceil(band) };
-        let parts = (rows * band / (16 << 10)).min(rows / BLOCK).clamp(1, 16);
+        let parts = (rows * band / (16 << 10)).min(rows / 256).clamp(1, 16);
         Self { isa, rows, channels, parts, bands, band }
     }
 
@@ -111,10 +111,10 @@ impl SumRows {
         self.parts
     }
 
-    /// Rows taken as one, so that they fill whole vectors.
+    /// Rows taken as one, so that they fill the four vectors that are added side by side.
     fn group(&self) -> usize {
-        let lanes = self.isa.lanes();
-        if self.channels == 0 || self.channels >= 8 * lanes { 1 } else { lanes / gcd(lanes, self.channels) }
+        let side = 4 * self.isa.lanes();
+        if self.channels == 0 || self.channels >= 2 * side { 1 } else { side / gcd(side, self.channels) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Kernel;
-use super::elementwise::Chunks;
+use super::elementwise::{Chunks, load_first, store_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion, math};
 use crate::tensor::{Args, Dst, Src};
 
@@ -61,7 +61,7 @@ unsafe fn row_exp<S: Simd>(src: *const f32, max: f32, dst: *mut f32, n: usize) -
             let lanes = S::LANES.min(n - i);
             let e = math::exp::<S>(S::sub(load_row::<S>(src.add(i), lanes), max));
             sum = S::add(sum, e);
-            S::store_partial(dst.add(i), e, lanes);
+            store_first::<S>(dst.add(i), e, lanes);
         }
         S::sum(sum)
     }
@@ -100,7 +100,7 @@ unsafe fn softmax_body<S: Simd>(src: *const f32, dst: *mut f32, rows: usize, n: 
             let sum = S::splat(sum);
             for i in (0..n).step_by(S::LANES) {
                 let lanes = S::LANES.min(n - i);
-                S::store_partial(dst.add(i), S::div(S::load_partial(dst.add(i), lanes), sum), lanes);
+                store_first::<S>(dst.add(i), S::div(load_first::<S>(dst.add(i), lanes), sum), lanes);
             }
         }
     }
@@ -162,13 +162,13 @@ unsafe fn softmax_backward_body<S: Simd>(
             let mut dot = S::splat(0.0);
             for i in (0..n).step_by(S::LANES) {
                 let lanes = S::LANES.min(n - i);
-                dot = S::fma(S::load_partial(g.add(i), lanes), S::load_partial(y.add(i), lanes), dot);
+                dot = S::fma(load_first::<S>(g.add(i), lanes), load_first::<S>(y.add(i), lanes), dot);
             }
             let dot = S::splat(S::sum(dot));
             for i in (0..n).step_by(S::LANES) {
                 let lanes = S::LANES.min(n - i);
-                let centred = S::sub(S::load_partial(g.add(i), lanes), dot);
-                S::store_partial(out.add(i), S::mul(S::load_partial(y.add(i), lanes), centred), lanes);
+                let centred = S::sub(load_first::<S>(g.add(i), lanes), dot);
+                store_first::<S>(out.add(i), S::mul(load_first::<S>(y.add(i), lanes), centred), lanes);
             }
         }
     }
@@ -246,7 +246,7 @@ unsafe fn cross_entropy_body<S: Simd>(
             let max = row_max::<S>(src, n);
             // `dst` may be `src`: everything about the logits is read before the exponentials are written.
             let own = src.add(label).read_unaligned();
-            let first = own == max && (0..label).all(|i| src.add(i).read_unaligned() < max);
+            let first = own >= max && (0..label).all(|i| src.add(i).read_unaligned() < max);
             let sum = row_exp::<S>(src, max, dst, n);
             let loss = f64::from(sum).ln() - (f64::from(own) - f64::from(max));
             row_loss.set(row, loss);
@@ -255,8 +255,8 @@ unsafe fn cross_entropy_body<S: Simd>(
             let own = dst.add(label).read_unaligned();
             for i in (0..n).step_by(S::LANES) {
                 let lanes = S::LANES.min(n - i);
-                let probability = S::div(S::load_partial(dst.add(i), lanes), S::splat(sum));
-                S::store_partial(dst.add(i), S::mul(probability, S::splat(share)), lanes);
+                let probability = S::div(load_first::<S>(dst.add(i), lanes), S::splat(sum));
+                store_first::<S>(dst.add(i), S::mul(probability, S::splat(share)), lanes);
             }
             dst.add(label).write_unaligned((own / sum - 1.0) * share);
         }

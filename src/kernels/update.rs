@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Kernel;
+use super::elementwise::{load_first, store_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
@@ -75,12 +76,12 @@ unsafe fn sgd_body<S: Simd, const NESTEROV: bool>(
         let (step, mu, decay, keep) = (S::splat(-lr), S::splat(mu), S::splat(decay), S::splat(1.0 - lr * decoupled));
         for i in (0..n).step_by(S::LANES) {
             let lanes = S::LANES.min(n - i);
-            let (w, buf) = (S::load_partial(param.add(i), lanes), S::load_partial(momentum.add(i), lanes));
-            let g = S::fma(decay, w, S::load_partial(grad.add(i), lanes));
+            let (w, buf) = (load_first::<S>(param.add(i), lanes), load_first::<S>(momentum.add(i), lanes));
+            let g = S::fma(decay, w, load_first::<S>(grad.add(i), lanes));
             let buf = S::add(S::mul(buf, mu), g);
             let direction = if NESTEROV { S::fma(mu, buf, g) } else { buf };
-            S::store_partial(momentum.add(i), buf, lanes);
-            S::store_partial(param.add(i), S::fma(direction, step, S::mul(w, keep)), lanes);
+            store_first::<S>(momentum.add(i), buf, lanes);
+            store_first::<S>(param.add(i), S::fma(direction, step, S::mul(w, keep)), lanes);
         }
     }
 }

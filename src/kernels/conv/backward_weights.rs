@@ -149,7 +149,7 @@ impl Kernel for BackwardWeights {
                             let row = segment * len + position;
                             let tile = GradTile {
                                 table,
-                                offset: position,
+                                offset: position as isize,
                                 pixels,
                                 diff: diff.at(first * oc + column, if pixels > 0 { channels } else { 0 }),
                                 diff_pitch: oc,

@@ -169,6 +169,131 @@ impl Lattice {
     pub fn position(&self, index: usize) -> (usize, usize) {
         (index / self.columns.len(), index % self.columns.len())
     }
+
+    /// Segments that some pixel with a line in `first..=last` finds inside the source, as a range of whole kernel rows;
+    /// the others are padding for all of these pixels.
+    pub fn reached(&self, first: usize, last: usize) -> (usize, usize) {
+        let (offsets, step) = (&self.h.offsets, self.h.src_step);
+        let low = offsets.partition_point(|&offset| (last * step) as isize + offset < 0);
+        let high = offsets.partition_point(|&offset| (first * step) as isize + offset < self.h.src_size as isize);
+        (low.min(high) * self.columns.len(), high * self.columns.len())
+    }
+
+    /// True if no pixel reads outside the source.
+    pub fn is_inside(&self) -> bool {
+        let inside = |axis: &Axis, offsets: &[isize], span: usize| match (offsets.first(), offsets.last()) {
+            (Some(&first), Some(&last)) if axis.count > 0 => {
+                first >= 0 && ((axis.count - 1) * axis.src_step) as isize + last + span as isize <= axis.src_size as isize
+            }
+            _ => true,
+        };
+        inside(&self.h, &self.h.offsets, 1) && inside(&self.w, &self.columns, self.span)
+    }
+
+    /// Source lines that `lines` result lines span, and source columns that all result columns span, with padding.
+    fn extent(&self, lines: usize) -> [usize; 2] {
+        let reach = |offsets: &[isize], span: usize| match (offsets.first(), offsets.last()) {
+            (Some(first), Some(last)) => (last - first) as usize + span,
+            _ => 0,
+        };
+        let extent = |axis: &Axis, count: usize, reach: usize| (count.max(1) - 1) * axis.src_step + reach;
+        let height = extent(&self.h, lines, reach(&self.h.offsets, 1));
+        [height, extent(&self.w, self.w.count, reach(&self.columns, self.span))]
+    }
+
+    /// Floats of the padded copy of the source under `lines` result lines, one group's channels.
+    pub fn band_len(&self, lines: usize) -> usize {
+        let [height, width] = self.extent(lines);
+        height.saturating_mul(width).saturating_mul(self.group_channels)
+    }
+
+    /// Copies the source under result lines `first..first + lines` of an image, with its padding.
+    ///
+    /// # Safety
+    /// `src` is the source offset to the group's first channel; `band` has room for `band_len(lines)` floats.
+    pub unsafe fn copy_band(&self, image: usize, first: usize, lines: usize, src: *const f32, band: *mut f32) {
+        let ([height, width], channels) = (self.extent(lines), self.group_channels);
+        let (Some(&top), Some(&left)) = (self.h.offsets.first(), self.columns.first()) else { return };
+        let top = (first * self.h.src_step) as isize + top;
+        let before = (-left).clamp(0, width as isize) as usize;
+        let start = left.max(0) as usize;
+        let middle = (width - before).min(self.w.src_size.saturating_sub(start));
+        for line in 0..height {
+            let y = top + line as isize;
+            let to = band.wrapping_add(line * width * channels);
+            // SAFETY: a line of the band is `width` pixels; `middle` pixels from `start` on lie in the source line.
+            unsafe {
+                if y < 0 || y >= self.h.src_size as isize {
+                    std::ptr::write_bytes(to, 0, width * channels);
+                    continue;
+                }
+                std::ptr::write_bytes(to, 0, before * channels);
+                let pixel = (image * self.h.src_size + y as usize) * self.w.src_size + start;
+                let from = src.wrapping_add(pixel * self.src_channels);
+                let to = to.add(before * channels);
+                if channels == self.src_channels {
+                    std::ptr::copy_nonoverlapping(from, to, middle * channels);
+                } else {
+                    for x in 0..middle {
+                        let from = from.wrapping_add(x * self.src_channels);
+                        std::ptr::copy_nonoverlapping(from, to.add(x * channels), channels);
+                    }
+                }
+                std::ptr::write_bytes(to.add(middle * channels), 0, (width - before - middle) * channels);
+            }
+        }
+    }
+
+    /// How pixels lie in the source itself.
+    pub fn whole(&self) -> Frame {
+        let line = self.w.src_size * self.src_channels;
+        let origin = match (self.h.offsets.first(), self.columns.first()) {
+            (Some(top), Some(left)) => top * line as isize + left * self.src_channels as isize,
+            _ => 0,
+        };
+        self.frame(self.h.src_size * line, line, self.src_channels, origin)
+    }
+
+    /// How pixels lie in a band.
+    pub fn band(&self) -> Frame {
+        let [_, width] = self.extent(1);
+        self.frame(0, width * self.group_channels, self.group_channels, 0)
+    }
+
+    /// For pixels whose segments each have a pointer: no distances.
+    pub fn pointed(&self) -> Frame {
+        Frame { origin: 0, image: 0, line: 0, pixel: 0, deltas: vec![0; self.segments()] }
+    }
+
+    fn frame(&self, image: usize, line: usize, pixel: usize, origin: isize) -> Frame {
+        let mut deltas = Vec::with_capacity(self.segments());
+        for row in &self.h.offsets {
+            for column in &self.columns {
+                let (down, right) = (row - self.h.offsets[0], column - self.columns[0]);
+                deltas.push(down * line as isize + right * pixel as isize);
+            }
+        }
+        Frame { origin, image, line: line * self.h.src_step, pixel: pixel * self.w.src_step, deltas }
+    }
+}
+
+/// Result pixels as an affine map into memory: where a pixel's first segment starts, and the others from there.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    origin: isize,
+    image: usize,
+    line: usize,
+    pixel: usize,
+    /// Floats from the first segment to each.
+    pub deltas: Vec<isize>,
+}
+
+impl Frame {
+    /// Floats from the start of the memory to a pixel's first segment.
+    #[inline(always)]
+    pub fn offset(&self, at: Walk) -> isize {
+        self.origin + (at.image * self.image + at.y * self.line + at.x * self.pixel) as isize
+    }
 }
 
 /// A place on a lattice.

@@ -19,20 +19,24 @@ pub fn tile_rows(isa: Isa, vectors: usize) -> usize {
 /// One tile of a product through pointers.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile {
-    /// `segments × MR` pointers, segment-major.
+    /// Per row, where segments are counted from; a row of `MR` pointers per segment, or one row for all of them.
     pub table: *const *const f32,
-    /// For each segment in the table, its number: where its weights start in the panel.
-    pub numbers: *const u32,
-    /// Segments in the table.
-    pub segments: usize,
+    /// Pointers from one segment's row to the next: `MR` or 0.
+    pub table_pitch: usize,
+    /// Floats from a row's pointer to each segment.
+    pub deltas: *const isize,
+    /// First segment and the one after the last.
+    pub segments: (usize, usize),
     /// Floats per segment.
     pub len: usize,
     /// The panel's weights.
     pub panel: *const f32,
     /// Floats from one row of the panel to the next.
     pub pitch: usize,
-    /// `MR` addresses of results.
+    /// `MR` addresses of results, offset by `channel`.
     pub results: *const *mut f32,
+    /// The panel's first channel.
+    pub channel: usize,
     /// Channels to store, at most `NV` vectors.
     pub channels: usize,
     /// One value per channel, or null.
@@ -41,44 +45,57 @@ pub struct Tile {
     pub relu: bool,
 }
 
+// Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
+
 /// # Safety
-/// The pointers of the table are readable for `len` floats, the panel for every segment's rows of `NV` vectors at
-/// `pitch`, bias for `channels`; each result is writable for `channels` floats.
+/// Every row's segments are readable for `len` floats, the panel for every segment's rows of `NV` vectors at `pitch`,
+/// bias for `channels`; each result is writable for `channels` floats from `channel` on.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // see above
 unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
     // SAFETY: the caller's word.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
-        for segment in 0..tile.segments {
-            let rows: [*const f32; MR] = std::array::from_fn(|i| *tile.table.add(segment * MR + i));
-            let start = *tile.numbers.add(segment) as usize * tile.len;
-            let mut weights = tile.panel.add(start * tile.pitch);
+        let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
+        for segment in tile.segments.0..tile.segments.1 {
+            let table = tile.table.wrapping_add(segment * tile.table_pitch);
+            let delta = *tile.deltas.add(segment);
+            let mut rows = [std::ptr::null::<f32>(); MR];
+            for i in 0..MR {
+                rows[i] = (*table.add(i)).wrapping_offset(delta);
+            }
             for k in 0..tile.len {
-                let b: [S::V; NV] = std::array::from_fn(|v| S::load(weights.add(v * S::LANES)));
-                for (row, sums) in rows.iter().zip(&mut sums) {
-                    let a = S::splat(row.add(k).read_unaligned());
+                let mut b = [S::splat(0.0); NV];
+                for v in 0..NV {
+                    b[v] = S::load(weights.wrapping_add(v * S::LANES));
+                }
+                for i in 0..MR {
+                    let a = S::splat(rows[i].wrapping_add(k).read());
                     for v in 0..NV {
-                        sums[v] = S::fma(a, b[v], sums[v]);
+                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
                     }
                 }
-                weights = weights.add(tile.pitch);
+                weights = weights.wrapping_add(tile.pitch);
             }
         }
         for v in 0..NV {
             let first = v * S::LANES;
-            let count = tile.channels.saturating_sub(first).min(S::LANES);
+            let count = tile.channels - first;
+            let full = count >= S::LANES;
             let bias = if tile.bias.is_null() {
                 S::splat(0.0)
+            } else if full {
+                S::load(tile.bias.wrapping_add(first))
             } else {
                 S::load_partial(tile.bias.wrapping_add(first), count)
             };
-            for (i, sums) in sums.iter().enumerate() {
-                let mut sum = S::add(sums[v], bias);
+            for i in 0..MR {
+                let mut sum = S::add(sums[i][v], bias);
                 if tile.relu {
                     sum = S::max(S::splat(0.0), sum);
                 }
-                let result = (*tile.results.add(i)).wrapping_add(first);
-                if count == S::LANES { S::store(result, sum) } else { S::store_partial(result, sum, count) }
+                let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
+                if full { S::store(result, sum) } else { S::store_partial(result, sum, count) }
             }
         }
     }
@@ -87,10 +104,10 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
 /// One tile of a weight gradient: `MR` positions of a segment × `NV` vectors of output channels, summed over pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct GradTile {
-    /// One pointer per pixel: its segment.
+    /// One pointer per pixel.
     pub table: *const *const f32,
-    /// The tile's first position in each segment.
-    pub offset: usize,
+    /// Floats from a pixel's pointer to the tile's first position.
+    pub offset: isize,
     /// Pixels.
     pub pixels: usize,
     /// The first pixel's gradient, offset to the tile's first channel.
@@ -108,35 +125,39 @@ pub struct GradTile {
 }
 
 /// # Safety
-/// Pointers of the table are readable for `MR` floats from `offset` on, `diff` for `channels` floats per pixel, results writable for
-/// `channels` floats per position.
+/// Pointers of the table are readable for `MR` floats from `offset` on, `diff` for `channels` floats per pixel, results
+/// writable for `channels` floats per position.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
 unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(tile: &GradTile) {
     // SAFETY: the caller's word.
     unsafe {
-        let count = |v: usize| if FULL { S::LANES } else { tile.channels.saturating_sub(v * S::LANES).min(S::LANES) };
-        let counts: [usize; NV] = std::array::from_fn(count);
+        let mut counts = [S::LANES; NV];
+        if !FULL {
+            counts[NV - 1] = tile.channels - (NV - 1) * S::LANES;
+        }
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut diff = tile.diff;
         for pixel in 0..tile.pixels {
-            let row = (*tile.table.add(pixel)).wrapping_add(tile.offset);
-            let b: [S::V; NV] = std::array::from_fn(|v| {
+            let row = (*tile.table.add(pixel)).wrapping_offset(tile.offset);
+            let mut b = [S::splat(0.0); NV];
+            for v in 0..NV {
                 let at = diff.wrapping_add(v * S::LANES);
-                if FULL { S::load(at) } else { S::load_partial(at, counts[v]) }
-            });
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let a = S::splat(row.add(i).read_unaligned());
+                b[v] = if FULL || v + 1 < NV { S::load(at) } else { S::load_partial(at, counts[v]) };
+            }
+            for i in 0..MR {
+                let a = S::splat(row.wrapping_add(i).read());
                 for v in 0..NV {
-                    sums[v] = S::fma(a, b[v], sums[v]);
+                    sums[i][v] = S::fma(a, b[v], sums[i][v]);
                 }
             }
             diff = diff.wrapping_add(tile.diff_pitch);
         }
-        for (i, sums) in sums.iter().enumerate() {
+        for i in 0..MR {
             for v in 0..NV {
                 let result = tile.result.wrapping_add(i * tile.pitch + v * S::LANES);
                 let before = if tile.add { S::load_partial(result, counts[v]) } else { S::splat(0.0) };
-                S::store_partial(result, S::add(before, sums[v]), counts[v]);
+                S::store_partial(result, S::add(before, sums[i][v]), counts[v]);
             }
         }
     }

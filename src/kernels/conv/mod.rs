@@ -17,6 +17,7 @@ mod geometry;
 mod indirect;
 mod micro;
 mod pack;
+mod tables;
 
 pub use backward_weights::BackwardWeights;
 pub use geometry::Geometry;

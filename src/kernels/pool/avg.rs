@@ -42,6 +42,7 @@ pub struct AvgPool {
 impl AvgPool {
     /// Pooling of that geometry, whose dilation is 1.
     pub fn new(isa: Isa, geometry: PoolGeometry, count_include_pad: bool) -> Self {
+        let isa = geometry.level(isa);
         let (rows, columns) = (taps(&geometry, 0), taps(&geometry, 1));
         let reciprocals = [0, 1].map(|axis| reciprocals(&geometry, axis, count_include_pad));
         Self { isa, geometry, rows, columns, reciprocals, chunks: geometry.output_rows() }
@@ -163,7 +164,9 @@ pub struct AvgPoolBackward {
     isa: Isa,
     geometry: PoolGeometry,
     rows: Vec<Span>,
+    /// Windows over each input column; if `simple`, input columns under each window.
     columns: Vec<Span>,
+    simple: bool,
     reciprocals: [Vec<f64>; 2],
     chunks: Chunks,
 }
@@ -171,9 +174,11 @@ pub struct AvgPoolBackward {
 impl AvgPoolBackward {
     /// Gradient for the pooling of that geometry, whose dilation is 1.
     pub fn new(isa: Isa, geometry: PoolGeometry, count_include_pad: bool) -> Self {
-        let (rows, columns) = (cover(&geometry, 0), cover(&geometry, 1));
+        let isa = geometry.level(isa);
+        let simple = geometry.is_simple(isa);
+        let columns = if simple { taps(&geometry, 1) } else { cover(&geometry, 1) };
         let reciprocals = [0, 1].map(|axis| reciprocals(&geometry, axis, count_include_pad));
-        Self { isa, geometry, rows, columns, reciprocals, chunks: geometry.input_rows() }
+        Self { isa, geometry, rows: cover(&geometry, 0), columns, simple, reciprocals, chunks: geometry.input_rows() }
     }
 }
 
@@ -202,6 +207,43 @@ unsafe fn pixel<S: Simd, const WHOLE: bool>(
                 }
             }
             store::<S, WHOLE>(diff_src.wrapping_add(k), sum, lanes);
+        }
+    }
+}
+
+/// One input row under at most one row of windows, with one vector a pixel.
+///
+/// # Safety
+/// As [`avg_pool_backward_body`]; if `WHOLE`, vectors may overrun the pixels read, and those written in this row.
+#[inline(always)]
+unsafe fn row_backward_simple<S: Simd, const WHOLE: bool>(
+    kernel: &AvgPoolBackward,
+    image: usize,
+    iy: usize,
+    diff_dst: Src<'_, f32>,
+    diff_src: Dst<'_, f32>,
+) {
+    let PoolGeometry { ih, iw, c, oh, ow, .. } = kernel.geometry;
+    let rows = kernel.rows[iy];
+    let diff_src = diff_src.at((image * ih + iy) * iw * c, iw * c);
+    // SAFETY: windows and pixels lie in their rows.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut done = 0;
+        for (ox, columns) in kernel.columns.iter().enumerate().take(ow * rows.count) {
+            let at = ((image * oh + rows.start) * ow + ox) * c;
+            let scale = (kernel.reciprocals[0][rows.start] * kernel.reciprocals[1][ox]) as f32;
+            let g = S::fma(load::<S, WHOLE>(diff_dst.at(at, c), c), S::splat(scale), zero);
+            for ix in done..columns.start {
+                store::<S, WHOLE>(diff_src.add(ix * c), zero, c);
+            }
+            done = columns.start + columns.count;
+            for ix in columns.start..done {
+                store::<S, WHOLE>(diff_src.add(ix * c), g, c);
+            }
+        }
+        for ix in done..iw {
+            store::<S, WHOLE>(diff_src.add(ix * c), zero, c);
         }
     }
 }
@@ -253,10 +295,11 @@ unsafe fn avg_pool_backward_body<S: Simd>(
         let whole = overrun.fits(read, diff_dst.len()) && overrun.fits((image * ih + iy + 1) * iw * c, written);
         // SAFETY: with `whole`, no vector leaves the source or the rows of this task.
         unsafe {
-            if whole {
-                row_backward::<S, true>(kernel, image, iy, diff_dst, diff_src);
-            } else {
-                row_backward::<S, false>(kernel, image, iy, diff_dst, diff_src);
+            match (kernel.simple, whole) {
+                (true, true) => row_backward_simple::<S, true>(kernel, image, iy, diff_dst, diff_src),
+                (true, false) => row_backward_simple::<S, false>(kernel, image, iy, diff_dst, diff_src),
+                (false, true) => row_backward::<S, true>(kernel, image, iy, diff_dst, diff_src),
+                (false, false) => row_backward::<S, false>(kernel, image, iy, diff_dst, diff_src),
             }
         }
     }

@@ -11,8 +11,9 @@ use crate::tensor::{Args, Dst, Src};
 /// Maximum of each window. Operands: `src` (`n·ih·iw·c` floats), `dst` (`n·oh·ow·c` floats) and, `with_index`, `index`
 /// (as many i32).
 ///
-/// Ties go to the first tap, the first NaN wins over everything. `index` is the flat position `iy·iw + ix` of the
-/// winner in its input plane. A window that reads padding only (dilation can step over a small input) gives −∞ and −1.
+/// Ties go to the first tap; the first NaN wins over everything and gives the standard NaN. `index` is the flat position
+/// `iy·iw + ix` of the winner in its input plane. A window that reads padding only (dilation can step over a small
+/// input) gives −∞ and −1.
 #[derive(Debug, Clone)]
 pub struct MaxPool {
     isa: Isa,
@@ -26,6 +27,7 @@ pub struct MaxPool {
 impl MaxPool {
     /// Pooling of that geometry; planes have fewer than 2³¹ pixels.
     pub fn new(isa: Isa, geometry: PoolGeometry, with_index: bool) -> Self {
+        let isa = geometry.level(isa);
         let (rows, columns) = (taps(&geometry, 0), taps(&geometry, 1));
         Self { isa, geometry, with_index, rows, columns, chunks: geometry.output_rows() }
     }
@@ -41,7 +43,7 @@ struct Taps {
     column_step: usize,
 }
 
-/// Maxima of one window: `c` channels at `dst`, and at `index` unless it is dangling.
+/// Maxima of one window: `c` channels at `dst` and, if `INDEX`, at `index`.
 ///
 /// # Safety
 /// Every tap of `plane` (the first pixel of the image, `c` floats a pixel), `dst`, and `index` if `INDEX`, have `c`
@@ -60,7 +62,7 @@ unsafe fn window<S: Simd, const INDEX: bool, const WHOLE: bool>(
             let channels = plane.wrapping_add(k);
             let mut best = load::<S, WHOLE>(channels.wrapping_add(taps.flat * c), lanes);
             let mut best_index = S::splat_i32(taps.flat as i32);
-            let mut found_nan = S::is_nan(best);
+            let mut undefined = S::is_nan(best);
             for row in 0..taps.rows {
                 for column in 0..taps.columns {
                     if row == 0 && column == 0 {
@@ -69,14 +71,16 @@ unsafe fn window<S: Simd, const INDEX: bool, const WHOLE: bool>(
                     let flat = taps.flat + row * taps.row_step + column * taps.column_step;
                     let x = load::<S, WHOLE>(channels.wrapping_add(flat * c), lanes);
                     let nan = S::is_nan(x);
-                    let better = S::or(S::gt(x, best), S::and_not(nan, found_nan));
-                    found_nan = S::or(found_nan, nan);
-                    best = S::select(better, x, best);
                     if INDEX {
+                        let better = S::and_not(S::or(S::gt(x, best), nan), undefined);
                         best_index = S::select(better, S::splat_i32(flat as i32), best_index);
                     }
+                    // Ignores NaN in `x`, keeps it in `best`: settled at the end.
+                    best = S::max(x, best);
+                    undefined = S::or(undefined, nan);
                 }
             }
+            let best = S::select(undefined, S::splat(f32::NAN), best);
             store::<S, WHOLE>(dst.wrapping_add(k), best, lanes);
             if INDEX {
                 store::<S, WHOLE>(index.wrapping_add(k), best_index, lanes);
@@ -205,15 +209,19 @@ pub struct MaxPoolBackward {
     isa: Isa,
     geometry: PoolGeometry,
     rows: Vec<Span>,
+    /// Windows over each input column; if `simple`, input columns under each window.
     columns: Vec<Span>,
+    simple: bool,
     chunks: Chunks,
 }
 
 impl MaxPoolBackward {
     /// Gradient for the pooling of that geometry.
     pub fn new(isa: Isa, geometry: PoolGeometry) -> Self {
-        let (rows, columns) = (cover(&geometry, 0), cover(&geometry, 1));
-        Self { isa, geometry, rows, columns, chunks: geometry.input_rows() }
+        let isa = geometry.level(isa);
+        let simple = geometry.is_simple(isa);
+        let columns = if simple { taps(&geometry, 1) } else { cover(&geometry, 1) };
+        Self { isa, geometry, rows: cover(&geometry, 0), columns, simple, chunks: geometry.input_rows() }
     }
 }
 
@@ -245,6 +253,45 @@ unsafe fn pixel<S: Simd, const WHOLE: bool>(
                 }
             }
             store::<S, WHOLE>(diff_src.wrapping_add(k), sum, lanes);
+        }
+    }
+}
+
+/// One input row under at most one row of windows, with one vector a pixel.
+///
+/// # Safety
+/// As [`max_pool_backward_body`]; if `WHOLE`, vectors may overrun the pixels read, and those written in this row.
+#[inline(always)]
+unsafe fn row_backward_simple<S: Simd, const WHOLE: bool>(
+    kernel: &MaxPoolBackward,
+    image: usize,
+    iy: usize,
+    diff_dst: Src<'_, f32>,
+    index: Src<'_, i32>,
+    diff_src: Dst<'_, f32>,
+) {
+    let PoolGeometry { ih, iw, c, oh, ow, .. } = kernel.geometry;
+    let rows = kernel.rows[iy];
+    let diff_src = diff_src.at((image * ih + iy) * iw * c, iw * c);
+    // SAFETY: windows and pixels lie in their rows.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut done = 0;
+        for (ox, columns) in kernel.columns.iter().enumerate().take(ow * rows.count) {
+            let at = ((image * oh + rows.start) * ow + ox) * c;
+            let g = load::<S, WHOLE>(diff_dst.at(at, c), c);
+            let winner = load::<S, WHOLE>(index.at(at, c).cast(), c);
+            for ix in done..columns.start {
+                store::<S, WHOLE>(diff_src.add(ix * c), zero, c);
+            }
+            done = columns.start + columns.count;
+            for ix in columns.start..done {
+                let hit = S::eq_bits(winner, S::splat_i32((iy * iw + ix) as i32));
+                store::<S, WHOLE>(diff_src.add(ix * c), S::select(hit, g, zero), c);
+            }
+        }
+        for ix in done..iw {
+            store::<S, WHOLE>(diff_src.add(ix * c), zero, c);
         }
     }
 }
@@ -301,10 +348,11 @@ unsafe fn max_pool_backward_body<S: Simd>(
         let whole = overrun.fits(read, there) && overrun.fits((image * ih + iy + 1) * iw * c, written);
         // SAFETY: with `whole`, no vector leaves the sources or the rows of this task.
         unsafe {
-            if whole {
-                row_backward::<S, true>(kernel, image, iy, diff_dst, index, diff_src);
-            } else {
-                row_backward::<S, false>(kernel, image, iy, diff_dst, index, diff_src);
+            match (kernel.simple, whole) {
+                (true, true) => row_backward_simple::<S, true>(kernel, image, iy, diff_dst, index, diff_src),
+                (true, false) => row_backward_simple::<S, false>(kernel, image, iy, diff_dst, index, diff_src),
+                (false, true) => row_backward::<S, true>(kernel, image, iy, diff_dst, index, diff_src),
+                (false, false) => row_backward::<S, false>(kernel, image, iy, diff_dst, index, diff_src),
             }
         }
     }

@@ -13,8 +13,8 @@ pub use max::{MaxPool, MaxPoolBackward};
 
 use std::ops::Range;
 
-use super::elementwise::Chunks;
-use crate::simd::Simd;
+use super::elementwise::{Chunks, load_first, store_first};
+use crate::simd::{Isa, Simd};
 use crate::window::Window2d;
 
 /// Shapes of one pooling: `n` images of `ih`×`iw` pixels and `c` channels give `n` of `oh`×`ow`.
@@ -37,6 +37,19 @@ pub struct PoolGeometry {
 }
 
 impl PoolGeometry {
+    /// The level to use where `isa` is available: vectors no wider than the channels need, as far as there is a choice.
+    /// Wider ones would do the same sums, and cross cache lines more often.
+    fn level(&self, isa: Isa) -> Isa {
+        if self.c <= Isa::Avx2.lanes() { isa.min(Isa::Avx2) } else { isa }
+    }
+
+    /// True if no input pixel belongs to two windows, and one vector holds a pixel: the backward passes then go from
+    /// window to window rather than from pixel to pixel.
+    fn is_simple(&self, isa: Isa) -> bool {
+        let Window2d { kernel, stride, dilation, .. } = self.window;
+        kernel[0] <= stride[0] && kernel[1] <= stride[1] && dilation == [1, 1] && self.c <= isa.lanes()
+    }
+
     fn input(&self) -> [usize; 2] {
         [self.ih, self.iw]
     }
@@ -134,7 +147,7 @@ fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
 #[inline(always)]
 unsafe fn load<S: Simd, const WHOLE: bool>(p: *const f32, n: usize) -> S::V {
     // SAFETY: the caller's word.
-    unsafe { if WHOLE { S::load(p) } else { S::load_partial(p, n) } }
+    unsafe { if WHOLE { S::load(p) } else { load_first::<S>(p, n) } }
 }
 
 /// # Safety
@@ -142,7 +155,7 @@ unsafe fn load<S: Simd, const WHOLE: bool>(p: *const f32, n: usize) -> S::V {
 #[inline(always)]
 unsafe fn store<S: Simd, const WHOLE: bool>(p: *mut f32, v: S::V, n: usize) {
     // SAFETY: the caller's word.
-    unsafe { if WHOLE { S::store(p, v) } else { S::store_partial(p, v, n) } }
+    unsafe { if WHOLE { S::store(p, v) } else { store_first::<S>(p, v, n) } }
 }
 
 /// Image and row of each of the rows `range`, which are counted over all images of `height` rows.

@@ -1,5 +1,9 @@
 //! Kernels that treat every element by itself, and the rule that cuts such work into tasks.
 
+mod normalize;
+
+pub use normalize::Normalize;
+
 use std::ops::Range;
 
 use super::Kernel;
@@ -37,6 +41,26 @@ impl Chunks {
         let start = task * self.size;
         start..(start + self.size).min(self.count)
     }
+}
+
+/// The first `n ≤ LANES` lanes from memory, the others zero; a plain load if those are all.
+///
+/// # Safety
+/// `n` readable floats at `p`; the CPU has the level's features.
+#[inline(always)]
+pub(crate) unsafe fn load_first<S: Simd>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_partial(p, n) } }
+}
+
+/// The first `n ≤ LANES` lanes to memory; a plain store if those are all.
+///
+/// # Safety
+/// `n` writable floats at `p`; the CPU has the level's features.
+#[inline(always)]
+pub(crate) unsafe fn store_first<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: the caller's word.
+    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_partial(p, v, n) } }
 }
 
 /// A function of one element.
@@ -410,72 +434,5 @@ impl Kernel for Fill {
             // SAFETY: the operand holds the chunk, which belongs to this task.
             unsafe { dst.add(i).write_unaligned(self.value) };
         }
-    }
-}
-
-/// Image bytes to numbers, `(x/255 − mean)/std` per channel. Operands: `src` (u8), `dst` (floats), `pixels · channels`
-/// each.
-///
-/// A byte has 256 values, so each channel's results are rounded once, into a table, at construction.
-#[derive(Debug, Clone)]
-pub struct Normalize {
-    isa: Isa,
-    tables: Vec<[f32; 256]>,
-    chunks: Chunks,
-}
-
-impl Normalize {
-    /// `pixels` of `channels` bytes; `mean` and `std` have one value per channel, or one for all.
-    pub fn new(isa: Isa, pixels: usize, channels: usize, mean: &[f32], std: &[f32]) -> Self {
-        for list in [mean, std] {
-            assert!(list.len() == 1 || list.len() == channels, "normalize: {} values for {channels}", list.len());
-        }
-        let table = |channel: usize| {
-            let pick = |list: &[f32]| f64::from(list[if list.len() == 1 { 0 } else { channel }]);
-            let (mean, std) = (pick(mean), pick(std));
-            std::array::from_fn(|byte| ((byte as f64 / 255.0 - mean) / std) as f32)
-        };
-        // One pair of numbers makes all channels alike: then every byte counts as a pixel of one channel.
-        let shared = mean.len() == 1 && std.len() == 1;
-        let (items, width) = if shared { (pixels * channels, 1) } else { (pixels, channels) };
-        Self { isa, tables: (0..width).map(table).collect(), chunks: Chunks::new(items, width) }
-    }
-}
-
-/// # Safety
-/// `pixels · tables.len()` elements at both addresses.
-#[inline(always)]
-unsafe fn normalize_body<S: Simd>(tables: &[[f32; 256]], src: *const u8, dst: *mut f32, pixels: usize) {
-    let channels = tables.len();
-    for (channel, table) in tables.iter().enumerate() {
-        for pixel in 0..pixels {
-            let i = pixel * channels + channel;
-            // SAFETY: inside the elements named.
-            unsafe { dst.add(i).write_unaligned(table[usize::from(src.add(i).read())]) };
-        }
-    }
-}
-
-multiversion! { fn normalize(tables: &[[f32; 256]], src: *const u8, dst: *mut f32, pixels: usize) = normalize_body; }
-
-impl Kernel for Normalize {
-    fn name(&self) -> String {
-        format!("normalize_{}", self.isa.name())
-    }
-
-    fn tasks(&self) -> usize {
-        self.chunks.tasks()
-    }
-
-    fn flops(&self) -> u64 {
-        (self.chunks.count * self.tables.len()) as u64
-    }
-
-    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let (range, channels) = (self.chunks.range(task), self.tables.len());
-        let src = args.src::<u8>(0).at(range.start * channels, range.len() * channels);
-        let dst = args.dst::<f32>(1).at(range.start * channels, range.len() * channels);
-        // SAFETY: the operands hold the chunk's pixels, which belong to this task.
-        unsafe { normalize(self.isa, &self.tables, src, dst, range.len()) };
     }
 }

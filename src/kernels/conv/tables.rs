@@ -1,0 +1,244 @@
+//! How a task reads its source, and the tables of addresses its tiles work from.
+//!
+//! Without padding the source is read where it is; with padding a band of it is copied, with its zeros, to scratch; in
+//! both cases a pixel's segments lie at fixed distances from its first. Where a band would be too large (far dilation or
+//! padding) every pixel and segment gets a pointer of its own.
+
+use super::gather::{Frame, Lattice, Walk};
+use super::micro::MAX_ROWS;
+
+/// A band up to so many bytes is copied: it shares the second-level cache with the weights.
+const BAND: usize = 256 << 10;
+/// Tiles of a unit where no band bounds it.
+const TILES: usize = 8;
+
+/// How the source is read; a *unit* is what tables are made for at a time.
+#[derive(Debug)]
+pub enum Reading {
+    /// In place, so many rows at a time, across lines and images.
+    InPlace { rows: usize },
+    /// A padded copy of so many result lines of one image at a time.
+    Band { lines: usize },
+    /// Through one pointer per pixel and segment, so many rows at a time.
+    Pointers { rows: usize },
+}
+
+impl Reading {
+    /// The way for this lattice, with about `wanted` units or more.
+    pub fn new(lattice: &Lattice, mr: usize, wanted: usize) -> Self {
+        let rows = (lattice.rows().div_ceil(wanted)).next_multiple_of(mr).clamp(mr, TILES * mr);
+        if lattice.is_inside() {
+            return Self::InPlace { rows };
+        }
+        let fits = |lines: usize| lattice.band_len(lines).saturating_mul(size_of::<f32>()) <= BAND;
+        if !fits(1) {
+            return Self::Pointers { rows };
+        }
+        let most = (1..=lattice.h.count).rev().find(|&lines| lines == 1 || fits(lines)).unwrap_or(1);
+        let all = lattice.images * lattice.h.count;
+        let lines = all.div_ceil(wanted).clamp(1, most);
+        // Bands of nearly equal height.
+        let bands = lattice.h.count.div_ceil(lines).max(1);
+        Self::Band { lines: lattice.h.count.div_ceil(bands).max(1) }
+    }
+
+    /// Units of the whole lattice.
+    pub fn units(&self, lattice: &Lattice) -> usize {
+        match *self {
+            Self::InPlace { rows } | Self::Pointers { rows } => lattice.rows().div_ceil(rows),
+            Self::Band { lines } => lattice.images * lattice.h.count.div_ceil(lines),
+        }
+    }
+
+    /// Result pixels of a unit.
+    pub fn rows(&self, lattice: &Lattice, unit: usize) -> std::ops::Range<usize> {
+        match *self {
+            Self::InPlace { rows } | Self::Pointers { rows } => unit * rows..((unit + 1) * rows).min(lattice.rows()),
+            Self::Band { lines } => {
+                let (image, first) = self.band(lattice, unit);
+                let last = (first + lines).min(lattice.h.count);
+                let start = image * lattice.h.count;
+                (start + first) * lattice.w.count..(start + last) * lattice.w.count
+            }
+        }
+    }
+
+    /// Image and first line of a band.
+    fn band(&self, lattice: &Lattice, unit: usize) -> (usize, usize) {
+        let Self::Band { lines } = *self else { return (0, 0) };
+        let per_image = lattice.h.count.div_ceil(lines);
+        (unit / per_image, unit % per_image * lines)
+    }
+
+    fn most_rows(&self, lattice: &Lattice) -> usize {
+        match *self {
+            Self::InPlace { rows } | Self::Pointers { rows } => rows,
+            Self::Band { lines } => lines * lattice.w.count,
+        }
+    }
+}
+
+/// A view of one unit's source.
+#[derive(Clone, Copy)]
+pub struct Opened {
+    memory: *const f32,
+    /// What a band takes off image and line.
+    image: usize,
+    line: usize,
+}
+
+/// The scratch of one task: a band or zeros, then per tile its results, range of segments and pointers.
+pub struct Tables<'a> {
+    lattice: &'a Lattice,
+    reading: &'a Reading,
+    frame: Frame,
+    mr: usize,
+    head: *mut f32,
+    tiles: *mut u8,
+    pitch: usize,
+}
+
+/// Bytes of the head: a band, or the zeros that padding points at.
+fn head_bytes(lattice: &Lattice, reading: &Reading) -> usize {
+    let floats = match *reading {
+        Reading::InPlace { .. } => 0,
+        Reading::Band { lines } => lattice.band_len(lines),
+        Reading::Pointers { .. } => lattice.segment_len(),
+    };
+    (floats * size_of::<f32>()).next_multiple_of(64)
+}
+
+/// Bytes of one tile: results, segment range, pointers and patches.
+fn tile_bytes(lattice: &Lattice, reading: &Reading, mr: usize) -> usize {
+    let per_row = match reading {
+        Reading::InPlace { .. } | Reading::Band { .. } => size_of::<*const f32>(),
+        Reading::Pointers { .. } => {
+            lattice.segments() * (size_of::<*const f32>() + lattice.patch_len() * size_of::<f32>())
+        }
+    };
+    (mr * (size_of::<*mut f32>() + per_row) + size_of::<(usize, usize)>()).next_multiple_of(64)
+}
+
+impl<'a> Tables<'a> {
+    /// Scratch a task needs.
+    pub fn bytes(lattice: &Lattice, reading: &Reading, mr: usize) -> usize {
+        // A unit's rows are dealt out evenly to the fewest tiles.
+        let tiles = reading.most_rows(lattice).div_ceil(mr);
+        head_bytes(lattice, reading) + tiles * tile_bytes(lattice, reading, mr)
+    }
+
+    /// # Safety
+    /// `scratch` has [`Tables::bytes`] bytes on a 64-byte boundary.
+    pub unsafe fn new(lattice: &'a Lattice, reading: &'a Reading, mr: usize, scratch: *mut u8) -> Self {
+        let head = head_bytes(lattice, reading);
+        let frame = match reading {
+            Reading::InPlace { .. } => lattice.whole(),
+            Reading::Band { .. } => lattice.band(),
+            Reading::Pointers { .. } => {
+                // SAFETY: the zeros are the head.
+                unsafe { std::ptr::write_bytes(scratch, 0, head) };
+                lattice.pointed()
+            }
+        };
+        let (tiles, pitch) = (scratch.wrapping_add(head), tile_bytes(lattice, reading, mr));
+        Self { lattice, reading, frame, mr, head: scratch.cast(), tiles, pitch }
+    }
+
+    /// Makes a unit's source readable.
+    ///
+    /// # Safety
+    /// `source` is the lattice's source at the group's first channel.
+    pub unsafe fn open(&self, unit: usize, rows: std::ops::Range<usize>, source: *const f32) -> Opened {
+        let Reading::Band { .. } = self.reading else { return Opened { memory: source, image: 0, line: 0 } };
+        let (image, line) = self.reading.band(self.lattice, unit);
+        let lines = rows.len() / self.lattice.w.count;
+        // SAFETY: the head has room for a band.
+        unsafe { self.lattice.copy_band(image, line, lines, source, self.head) };
+        Opened { memory: self.head, image, line }
+    }
+
+    /// Writes the tables of a tile.
+    ///
+    /// # Safety
+    /// `opened` is this unit's source; `rows` has 1 to `mr` result pixels of it; `slot` is below the unit's tiles.
+    pub unsafe fn fill(
+        &self,
+        slot: usize,
+        rows: std::ops::Range<usize>,
+        opened: &Opened,
+        result: impl Fn(Walk) -> *mut f32,
+    ) {
+        let lattice = self.lattice;
+        let (results, table) = (self.results(slot).cast_mut(), self.table(slot).cast_mut());
+        let mut walks = [lattice.walk(rows.start); MAX_ROWS];
+        let mut walk = walks[0];
+        for place in walks.iter_mut().take(rows.len()) {
+            *place = walk;
+            walk.step(lattice);
+        }
+        let walks = &walks[..rows.len()];
+        // SAFETY: a tile's tables hold `mr` rows.
+        unsafe {
+            for (i, &at) in walks.iter().enumerate() {
+                *results.add(i) = result(at);
+            }
+            let (first, last) = (walks[0], walks[walks.len() - 1]);
+            let one_image = first.image == last.image;
+            *self.range(slot) =
+                if one_image { lattice.reached(first.y, last.y) } else { (0, lattice.segments()) };
+            if !self.per_segment() {
+                for (i, &at) in walks.iter().enumerate() {
+                    let at = Walk { image: at.image - opened.image, y: at.y - opened.line, x: at.x };
+                    *table.add(i) = opened.memory.wrapping_offset(self.frame.offset(at));
+                }
+                return;
+            }
+            let patches = table.wrapping_add(lattice.segments() * self.mr).cast::<f32>();
+            for segment in 0..lattice.segments() {
+                let (r, c) = lattice.position(segment);
+                for (i, &at) in walks.iter().enumerate() {
+                    let patch = patches.wrapping_add((segment * self.mr + i) * lattice.patch_len());
+                    *table.add(segment * rows.len() + i) = lattice.segment(at, r, c, opened.memory, self.head, patch);
+                }
+            }
+        }
+    }
+
+    /// Addresses of a tile's results.
+    pub fn results(&self, slot: usize) -> *const *mut f32 {
+        self.range(slot).wrapping_add(1).cast_const().cast()
+    }
+
+    /// A tile's pointers.
+    pub fn table(&self, slot: usize) -> *const *const f32 {
+        self.results(slot).wrapping_add(self.mr).cast()
+    }
+
+    fn range(&self, slot: usize) -> *mut (usize, usize) {
+        self.tiles.wrapping_add(slot * self.pitch).cast()
+    }
+
+    /// Segments a tile needs.
+    ///
+    /// # Safety
+    /// The tile's tables were filled.
+    pub unsafe fn segments(&self, slot: usize) -> (usize, usize) {
+        // SAFETY: written by `fill`.
+        unsafe { *self.range(slot) }
+    }
+
+    /// Whether every segment has a row of pointers of its own.
+    pub fn per_segment(&self) -> bool {
+        matches!(self.reading, Reading::Pointers { .. })
+    }
+
+    /// Floats from a pixel's pointer to each segment.
+    pub fn deltas(&self) -> *const isize {
+        self.frame.deltas.as_ptr()
+    }
+
+    /// Floats per segment.
+    pub fn segment_len(&self) -> usize {
+        self.lattice.segment_len()
+    }
+}

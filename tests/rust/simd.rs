@@ -1,0 +1,263 @@
+//! The vector trait and the mathematical functions, on every level that this CPU has.
+#![allow(clippy::float_cmp)] // exact results are compared as such
+
+#[cfg(target_arch = "x86_64")]
+use cnnrs::simd::{Avx2, Avx512};
+use cnnrs::simd::{Isa, Portable, Simd, dispatch::multiversion, math};
+
+/// Numbers that tell apart what comparisons, signs and rounding may confuse.
+const SPECIAL: [f32; 18] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    1.5,
+    2.5,
+    -2.5,
+    3.75,
+    1e-30,
+    -1e30,
+    12_345.67,
+    -7.25,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    8_388_609.0,
+];
+
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+fn lanes_of<S: Simd>(v: S::V) -> Vec<f32> {
+    let mut lanes = vec![0.0; S::LANES];
+    // SAFETY: `LANES` floats; the caller has the level.
+    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    lanes
+}
+
+fn truth_of<S: Simd>(m: S::M) -> Vec<bool> {
+    // SAFETY: the caller has the level.
+    let v = unsafe { S::select(m, S::splat(1.0), S::splat(0.0)) };
+    lanes_of::<S>(v).into_iter().map(|x| x > 0.0).collect()
+}
+
+/// Every operation on all pairs of special numbers, lane by lane against plain Rust.
+#[inline(always)]
+unsafe fn arithmetic_body<S: Simd>() {
+    let numbers: Vec<f32> = SPECIAL.iter().copied().cycle().take(SPECIAL.len() + S::LANES).collect();
+    let check = |name: &str, got: Vec<f32>, want: &dyn Fn(usize) -> f32| {
+        for (i, x) in got.into_iter().enumerate() {
+            assert!(same(x, want(i)), "{name} on {:?}, lane {i}: {x} instead of {}", S::ISA, want(i));
+        }
+    };
+    for first in 0..SPECIAL.len() {
+        for second in 0..SPECIAL.len() {
+            let (a, b) = (&numbers[first..first + S::LANES], &numbers[second..second + S::LANES]);
+            // SAFETY: `LANES` numbers each; the shell has the level's features.
+            unsafe {
+                let (va, vb) = (S::load(a.as_ptr()), S::load(b.as_ptr()));
+                check("add", lanes_of::<S>(S::add(va, vb)), &|i| a[i] + b[i]);
+                check("sub", lanes_of::<S>(S::sub(va, vb)), &|i| a[i] - b[i]);
+                check("mul", lanes_of::<S>(S::mul(va, vb)), &|i| a[i] * b[i]);
+                check("div", lanes_of::<S>(S::div(va, vb)), &|i| a[i] / b[i]);
+                check("max", lanes_of::<S>(S::max(va, vb)), &|i| if a[i] > b[i] { a[i] } else { b[i] });
+                check("min", lanes_of::<S>(S::min(va, vb)), &|i| if a[i] < b[i] { a[i] } else { b[i] });
+                check("abs", lanes_of::<S>(S::abs(va)), &|i| a[i].abs());
+                check("with_sign", lanes_of::<S>(S::with_sign(S::abs(va), vb)), &|i| a[i].abs().copysign(b[i]));
+                // The sign of a zero result is not promised.
+                let rounded = S::add(S::round(va), S::splat(0.0));
+                check("round", lanes_of::<S>(rounded), &|i| a[i].round_ties_even() + 0.0);
+                let fused = S::ISA != Isa::Portable;
+                let fma = |i: usize| if fused { a[i].mul_add(b[i], 1.0) } else { a[i] * b[i] + 1.0 };
+                check("fma", lanes_of::<S>(S::fma(va, vb, S::splat(1.0))), &fma);
+
+                let (gt, nan, eq) = (S::gt(va, vb), S::is_nan(va), S::eq_bits(va, vb));
+                for i in 0..S::LANES {
+                    assert_eq!(truth_of::<S>(gt)[i], a[i] > b[i]);
+                    assert_eq!(truth_of::<S>(nan)[i], a[i].is_nan());
+                    assert_eq!(truth_of::<S>(eq)[i], a[i].to_bits() == b[i].to_bits());
+                    assert_eq!(truth_of::<S>(S::or(gt, nan))[i], a[i] > b[i] || a[i].is_nan());
+                    assert_eq!(
+                        truth_of::<S>(S::and_not(nan, eq))[i],
+                        a[i].is_nan() && a[i].to_bits() != b[i].to_bits()
+                    );
+                }
+                let selected = lanes_of::<S>(S::select(gt, va, vb));
+                assert!(
+                    (0..S::LANES).all(|i| selected[i].to_bits() == if a[i] > b[i] { a[i] } else { b[i] }.to_bits())
+                );
+            }
+        }
+    }
+    // SAFETY: the shell has the level's features.
+    unsafe {
+        for n in -126..=127 {
+            let got = lanes_of::<S>(S::pow2(S::splat(n as f32)));
+            assert!(got.iter().all(|&x| f64::from(x).to_bits() == 2f64.powi(n).to_bits()), "pow2({n})");
+        }
+        for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
+            assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
+        }
+        let ramp: Vec<f32> = (0..S::LANES).map(|i| i as f32 * 3.0 - 7.0).collect();
+        let v = S::load(ramp.as_ptr());
+        assert!(same(S::sum(v), ramp.iter().sum()));
+        assert!(same(S::max_lane(v), ramp[S::LANES - 1]));
+    }
+}
+multiversion! { fn arithmetic() = arithmetic_body; }
+
+/// Partial loads and stores, at the very end of their memory and at odd addresses.
+#[inline(always)]
+unsafe fn partial_body<S: Simd>() {
+    for n in 0..=S::LANES {
+        // Exactly `n` elements are owned: address sanitizers and page ends notice a wider read.
+        let src: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
+        let mut dst = vec![-9.0f32; S::LANES + 2];
+        // SAFETY: `n` elements are there; the shell has the level's features.
+        unsafe {
+            let v = S::load_partial(src.as_ptr(), n);
+            for (i, x) in lanes_of::<S>(v).into_iter().enumerate() {
+                assert!(same(x, if i < n { src[i] } else { 0.0 }));
+            }
+            S::store_partial(dst.as_mut_ptr().add(1), S::add(v, S::splat(100.0)), n);
+        }
+        for (i, &x) in dst.iter().enumerate() {
+            assert!(same(x, if (1..=n).contains(&i) { 100.0 + i as f32 } else { -9.0 }), "lane {i} of {n}");
+        }
+    }
+}
+multiversion! { fn partial() = partial_body; }
+
+#[test]
+fn operations_agree_with_plain_floats() {
+    for isa in Isa::available() {
+        // SAFETY: the level is available.
+        unsafe { arithmetic(isa) };
+    }
+}
+
+#[test]
+fn partial_accesses_touch_only_their_elements() {
+    for isa in Isa::available() {
+        // SAFETY: the level is available.
+        unsafe { partial(isa) };
+    }
+}
+
+#[test]
+fn lanes_match_the_level() {
+    assert_eq!(Portable::LANES, Isa::Portable.lanes());
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!((Avx2::LANES, Avx512::LANES), (Isa::Avx2.lanes(), Isa::Avx512.lanes()));
+}
+
+/// Applies one function to eight or sixteen numbers at a time.
+macro_rules! apply {
+    ($name:ident, $body:ident, $function:path) => {
+        #[inline(always)]
+        unsafe fn $body<S: Simd>(x: &mut [f32]) {
+            for part in x.chunks_exact_mut(S::LANES) {
+                // SAFETY: `LANES` elements; the shell has the level's features.
+                unsafe { S::store(part.as_mut_ptr(), $function(S::load(part.as_ptr()))) };
+            }
+        }
+        multiversion! { fn $name(x: &mut [f32]) = $body; }
+    };
+}
+apply!(exp, exp_body, math::exp::<S>);
+apply!(tanh, tanh_body, math::tanh::<S>);
+apply!(sigmoid, sigmoid_body, math::sigmoid::<S>);
+
+type Function = unsafe fn(Isa, &mut [f32]);
+type Reference = fn(f64) -> f64;
+
+/// Distance in units of the last place of a float as large as `want`.
+fn ulps(got: f32, want: f64) -> f64 {
+    if got.is_nan() || want.is_nan() {
+        return if got.is_nan() && want.is_nan() { 0.0 } else { f64::INFINITY };
+    }
+    if f64::from(got) == want || (got.is_infinite() && f64::from(want as f32) == f64::from(got)) {
+        return 0.0;
+    }
+    let exponent = want.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor() as i32;
+    (f64::from(got) - want).abs() / 2f64.powi(exponent - 23)
+}
+
+/// Largest error over floats of all magnitudes and signs, every 1021st pattern of 2³².
+fn worst(function: Function, isa: Isa, reference: Reference) -> (f64, f32) {
+    let mut worst = (0.0, 0.0);
+    let patterns: Vec<f32> = (0..=u32::MAX).step_by(1021).map(f32::from_bits).collect();
+    for part in patterns.chunks_exact(4096) {
+        let mut got = part.to_vec();
+        // SAFETY: the level is available.
+        unsafe { function(isa, &mut got) };
+        for (&x, &y) in part.iter().zip(&got) {
+            let error = ulps(y, reference(f64::from(x)));
+            if error > worst.0 {
+                worst = (error, x);
+            }
+        }
+    }
+    worst
+}
+
+fn one(function: Function, isa: Isa, x: f32) -> f32 {
+    let mut lanes = [x; 16];
+    // SAFETY: the level is available.
+    unsafe { function(isa, &mut lanes) };
+    assert!(lanes.iter().all(|&y| same(y, lanes[0])));
+    lanes[0]
+}
+
+#[test]
+fn functions_keep_their_error_bounds() {
+    let table: [(&str, Function, Reference, f64); 3] = [
+        ("exp", exp, f64::exp, 1.2),
+        ("tanh", tanh, f64::tanh, 1.5),
+        ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 2.5),
+    ];
+    for isa in Isa::available() {
+        for (name, function, reference, bound) in table {
+            let (error, x) = worst(function, isa, reference);
+            assert!(error <= bound, "{name} on {}: {error} ulp at {x:e}, stated {bound}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn functions_are_exact_where_they_must_be() {
+    for isa in Isa::available() {
+        let is = |function: Function, x: f32, y: f32| {
+            let got = one(function, isa, x);
+            assert!(same(got, y), "{}: f({x}) = {got} instead of {y}", isa.name());
+        };
+        for function in [exp as Function, tanh, sigmoid] {
+            is(function, f32::NAN, f32::NAN);
+        }
+        is(exp, 0.0, 1.0);
+        is(exp, -0.0, 1.0);
+        is(exp, f32::NEG_INFINITY, 0.0);
+        is(exp, -104.0, 0.0);
+        is(exp, -1e4, 0.0);
+        is(exp, f32::INFINITY, f32::INFINITY);
+        is(exp, 88.73, f32::INFINITY);
+        assert!(one(exp, isa, 88.72).is_finite());
+        for sign in [1.0, -1.0] {
+            is(tanh, sign * 0.0, sign * 0.0);
+            is(tanh, sign * f32::INFINITY, sign);
+            is(tanh, sign * f32::MAX, sign);
+            is(tanh, sign * 9.02, sign);
+            is(tanh, sign * 1e-40, sign * 1e-40);
+        }
+        is(sigmoid, 0.0, 0.5);
+        is(sigmoid, f32::INFINITY, 1.0);
+        is(sigmoid, 1e4, 1.0);
+        is(sigmoid, f32::NEG_INFINITY, 0.0);
+        is(sigmoid, -1e4, 0.0);
+        let tiny = one(sigmoid, isa, -100.0);
+        assert!(tiny > 0.0 && tiny < 1e-43);
+    }
+}
