@@ -3,9 +3,12 @@
 //! Where the gradient is small and pixels are many, pixels are cut into a number of parts fixed by the shape, each with
 //! a gradient of its own that a later step sums in order. Otherwise every task owns a block of the gradient.
 
+use std::ops::Range;
+
 use super::Geometry;
-use super::gather::Lattice;
+use super::gather::{Frame, Lattice, Walk};
 use super::micro::{GradTile, grad_tile, tile_rows};
+use super::tables::{Opened, Reading};
 use crate::kernels::Kernel;
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -27,6 +30,7 @@ pub struct BackwardWeights {
     isa: Isa,
     geometry: Geometry,
     lattice: Lattice,
+    reading: Reading,
     parts: usize,
     vectors: usize,
     /// What tasks of one part own.
@@ -37,9 +41,9 @@ pub struct BackwardWeights {
 #[derive(Debug, Clone)]
 struct Block {
     group: usize,
-    segments: std::ops::Range<usize>,
-    positions: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
+    segments: Range<usize>,
+    positions: Range<usize>,
+    panels: Range<usize>,
 }
 
 impl BackwardWeights {
@@ -47,8 +51,14 @@ impl BackwardWeights {
     pub fn new(isa: Isa, geometry: Geometry) -> Self {
         let lattice = Lattice::forward(&geometry);
         let pixel_blocks = lattice.rows().div_ceil(PIXELS);
-        let private = geometry.weight_len() * 4 <= PRIVATE && pixel_blocks >= MIN_PARTS;
-        let parts = if private { pixel_blocks.min(PARTS) } else { 1 };
+        let private = geometry.weight_len() * size_of::<f32>() <= PRIVATE && pixel_blocks >= MIN_PARTS;
+        // A task that owns one tap would copy a band for that tap alone.
+        let reading = if private || lattice.is_inside() {
+            Reading::new(&lattice, PIXELS, pixel_blocks.max(1))
+        } else {
+            Reading::Pointers { rows: PIXELS }
+        };
+        let parts = if private { reading.units(&lattice).min(PARTS) } else { 1 };
         let vectors = if geometry.group_oc() <= isa.lanes() { 1 } else { 2 };
         let panels = geometry.group_oc().div_ceil(vectors * isa.lanes());
         let (segments, len) = (lattice.segments(), lattice.segment_len());
@@ -67,7 +77,7 @@ impl BackwardWeights {
                 }
             }
         }
-        Self { isa, geometry, lattice, parts, vectors, blocks }
+        Self { isa, geometry, lattice, reading, parts, vectors, blocks }
     }
 
     /// Gradients in the result operand, to be summed in order.
@@ -79,15 +89,24 @@ impl BackwardWeights {
         self.vectors * self.isa.lanes()
     }
 
-    fn zeros_len(&self) -> usize {
-        self.lattice.segment_len().next_multiple_of(16)
+    /// Floats of zeros or of a band.
+    fn head_len(&self) -> usize {
+        self.reading.head_len(&self.lattice).next_multiple_of(16)
     }
 }
 
 /// `0..total` in nearly equal pieces of at most `most`.
-fn pieces(total: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn pieces(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let count = total.div_ceil(most);
     (0..count).map(move |i| i * total / count..(i + 1) * total / count)
+}
+
+/// One task's scratch.
+struct Scratch {
+    /// One pointer per pixel of a piece.
+    table: *mut *const f32,
+    head: *mut f32,
+    patches: *mut f32,
 }
 
 impl Kernel for BackwardWeights {
@@ -101,8 +120,8 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        let pointers = PIXELS * size_of::<*const f32>();
-        (self.zeros_len() + PIXELS * self.lattice.patch_len()) * 4 + pointers
+        let patches = if self.reading.per_segment() { PIXELS * self.lattice.patch_len() } else { 0 };
+        PIXELS * size_of::<*const f32>() + (self.head_len() + patches) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -110,64 +129,109 @@ impl Kernel for BackwardWeights {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        let (src, diff, out) = (args.src::<f32>(0), args.src::<f32>(1), args.dst::<f32>(2));
         let (part, block) = (task / self.blocks.len(), &self.blocks[task % self.blocks.len()]);
-        let Geometry { oc, .. } = self.geometry;
-        let (lattice, nr, lanes) = (&self.lattice, self.nr(), self.isa.lanes());
-        let (len, group_oc) = (lattice.segment_len(), self.geometry.group_oc());
-        let rows = part * lattice.rows() / self.parts..(part + 1) * lattice.rows() / self.parts;
-        let base = part * self.geometry.weight_len();
-        let table: *mut *const f32 = scratch.cast();
-        let zeros = scratch.wrapping_add(PIXELS * size_of::<*const f32>()).cast::<f32>();
-        let patches = zeros.wrapping_add(self.zeros_len());
-        let mr = tile_rows(self.isa, self.vectors);
+        let lattice = &self.lattice;
+        let head = scratch.wrapping_add(PIXELS * size_of::<*const f32>()).cast::<f32>();
+        let scratch = Scratch { table: scratch.cast(), head, patches: head.wrapping_add(self.head_len()) };
+        let frame = self.reading.frame(lattice);
+        let source = args.src::<f32>(0).at(0, 0).wrapping_add(block.group * lattice.group_channels);
+        let units = self.reading.units(lattice);
+        let mut add = false;
         // SAFETY: scratch is as large as `scratch()` says; pointers come from the lattice; the block's results lie in
         // this part of the result operand and belong to this task.
         unsafe {
-            std::ptr::write_bytes(zeros, 0, self.zeros_len());
-            let source = src.at(0, 0).wrapping_add(block.group * lattice.group_channels);
-            let mut first = rows.start;
-            loop {
-                let pixels = PIXELS.min(rows.end - first);
-                for segment in block.segments.clone() {
-                    let (r, c) = lattice.position(segment);
-                    if pixels > 0 {
-                        let mut walk = lattice.walk(first);
-                        for pixel in 0..pixels {
-                            let patch = patches.wrapping_add(pixel * lattice.patch_len());
-                            let pointer = lattice.segment(walk, r, c, source, zeros, patch);
-                            *table.add(pixel) = pointer;
-                            walk.step(lattice);
-                        }
-                    }
-                    for positions in pieces(block.positions.len(), mr) {
-                        let position = block.positions.start + positions.start;
-                        for panel in block.panels.clone() {
-                            let channel = panel * nr;
-                            let channels = nr.min(group_oc - channel);
-                            let column = block.group * group_oc + channel;
-                            let row = segment * len + position;
-                            let tile = GradTile {
-                                table,
-                                offset: position as isize,
-                                pixels,
-                                diff: diff.at(first * oc + column, if pixels > 0 { channels } else { 0 }),
-                                diff_pitch: oc,
-                                result: out.at(base + row * oc + column, channels),
-                                pitch: oc,
-                                channels,
-                                add: first > rows.start,
-                            };
-                            let vectors = if channels <= lanes { 1 } else { 2 };
-                            grad_tile(self.isa, positions.len(), vectors, &tile);
-                        }
-                    }
-                }
-                first += pixels;
-                if first >= rows.end {
-                    break;
+            if self.reading.per_segment() {
+                std::ptr::write_bytes(scratch.head, 0, self.head_len());
+            }
+            for unit in part * units / self.parts..(part + 1) * units / self.parts {
+                let rows = self.reading.rows(lattice, unit);
+                let opened = self.reading.open(lattice, unit, rows.len(), source, scratch.head);
+                for piece in pieces(rows.len(), PIXELS) {
+                    let rows = rows.start + piece.start..rows.start + piece.end;
+                    self.piece(block, part, rows, args, &opened, &frame, &scratch, add);
+                    add = true;
                 }
             }
+            if !add {
+                let nothing = Opened::nothing();
+                self.piece(block, part, 0..0, args, &nothing, &frame, &scratch, false);
+            }
+        }
+    }
+}
+
+impl BackwardWeights {
+    /// Adds (or, first, writes) the sums over some pixels.
+    ///
+    /// # Safety
+    /// At most [`PIXELS`] pixels of the opened unit; the rest as for `run`.
+    unsafe fn piece(
+        &self,
+        block: &Block,
+        part: usize,
+        rows: Range<usize>,
+        args: &Args<'_>,
+        opened: &Opened,
+        frame: &Frame,
+        scratch: &Scratch,
+        add: bool,
+    ) {
+        let (diff, out) = (args.src::<f32>(1), args.dst::<f32>(2));
+        let (lattice, oc, group_oc) = (&self.lattice, self.geometry.oc, self.geometry.group_oc());
+        let (nr, lanes, mr) = (self.nr(), self.isa.lanes(), tile_rows(self.isa, self.vectors));
+        let base = part * self.geometry.weight_len();
+        // SAFETY: the caller's word.
+        unsafe {
+            if !self.reading.per_segment() && !rows.is_empty() {
+                let mut walk = lattice.walk(rows.start);
+                for pixel in 0..rows.len() {
+                    *scratch.table.add(pixel) = opened.pixel(frame, walk);
+                    walk.step(lattice);
+                }
+            }
+            for segment in block.segments.clone() {
+                if self.reading.per_segment() && !rows.is_empty() {
+                    self.point(segment, lattice.walk(rows.start), rows.len(), opened, scratch);
+                }
+                for positions in pieces(block.positions.len(), mr) {
+                    let position = block.positions.start + positions.start;
+                    for panel in block.panels.clone() {
+                        let channels = nr.min(group_oc - panel * nr);
+                        let column = block.group * group_oc + panel * nr;
+                        let row = segment * lattice.segment_len() + position;
+                        let tile = GradTile {
+                            table: scratch.table,
+                            offset: frame.deltas[segment] + position as isize,
+                            pixels: rows.len(),
+                            diff: diff.at(rows.start * oc + column, if rows.is_empty() { 0 } else { channels }),
+                            diff_pitch: oc,
+                            result: out.at(base + row * oc + column, channels),
+                            pitch: oc,
+                            channels,
+                            add,
+                        };
+                        let vectors = if channels <= lanes { 1 } else { 2 };
+                        grad_tile(self.isa, positions.len(), vectors, &tile);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One pointer per pixel to one segment.
+    ///
+    /// # Safety
+    /// As for [`Self::piece`].
+    unsafe fn point(&self, segment: usize, mut walk: Walk, pixels: usize, opened: &Opened, scratch: &Scratch) {
+        let (r, c) = self.lattice.position(segment);
+        for pixel in 0..pixels {
+            let patch = scratch.patches.wrapping_add(pixel * self.lattice.patch_len());
+            // SAFETY: the head is zeros, a patch per pixel; the rest is the caller's word.
+            unsafe {
+                let pointer = self.lattice.segment(walk, r, c, opened.memory(), scratch.head, patch);
+                *scratch.table.add(pixel) = pointer;
+            }
+            walk.step(&self.lattice);
         }
     }
 }

@@ -56,6 +56,30 @@ impl Axis {
         }
     }
 
+    /// The same axis in steps of `fold` neighbouring positions, which together read the union of what each reads.
+    pub fn folded(&self, fold: usize) -> Self {
+        debug_assert!(self.is_dense() && self.count.is_multiple_of(fold));
+        let more = (fold - 1) * self.src_step;
+        let last = self.offsets.last().copied().unwrap_or(0);
+        let mut axis = self.clone();
+        axis.count /= fold;
+        axis.dst_step *= fold;
+        axis.src_step *= fold;
+        axis.offsets.extend((1..=more as isize).map(|i| last + i));
+        axis
+    }
+
+    /// Neighbouring result positions that are best computed together in the lanes of one vector, if `channels` of each
+    /// are fewer than `lanes`: the number with the fewest products per position.
+    pub fn best_fold(&self, channels: usize, lanes: usize) -> usize {
+        if self.dst_step != 1 || self.offsets.is_empty() || channels == 0 {
+            return 1;
+        }
+        let products = |fold: usize| (self.offsets.len() + (fold - 1) * self.src_step) as f64 / fold as f64;
+        let fits = (1..=lanes / channels).filter(|&fold| self.count.is_multiple_of(fold));
+        fits.min_by(|&a, &b| products(a).total_cmp(&products(b))).unwrap_or(1)
+    }
+
     fn is_dense(&self) -> bool {
         self.offsets.windows(2).all(|pair| pair[1] - pair[0] == 1)
     }
@@ -80,10 +104,15 @@ pub struct Lattice {
 /// Up to so many channels, a whole kernel row is one segment: the loop over it is longer and pointers are fewer.
 const ROW_CHANNELS: usize = 32;
 
+/// Whether a segment is a whole kernel row.
+pub fn reads_rows(w: &Axis, group_channels: usize, groups: usize) -> bool {
+    groups == 1 && w.is_dense() && group_channels <= ROW_CHANNELS && !w.offsets.is_empty()
+}
+
 impl Lattice {
     pub fn new(images: usize, h: Axis, w: Axis, src_channels: usize, groups: usize) -> Self {
         let group_channels = src_channels / groups;
-        let whole_row = groups == 1 && w.is_dense() && group_channels <= ROW_CHANNELS && !w.offsets.is_empty();
+        let whole_row = reads_rows(&w, group_channels, groups);
         let (columns, span) = if whole_row { (vec![w.offsets[0]], w.offsets.len()) } else { (w.offsets.clone(), 1) };
         Self { images, h, w, src_channels, group_channels, columns, span }
     }

@@ -30,6 +30,9 @@ struct Cut {
     resident: bool,
 }
 
+/// Lanes of the widest vector: folded channels fit one.
+const MAX_LANES: usize = 16;
+
 /// The common part of [`Forward`] and [`BackwardData`].
 #[derive(Debug)]
 struct Indirect {
@@ -94,11 +97,15 @@ impl Indirect {
         let panels = share(panel_task, cut.panel_tasks, problem.panels());
         let weights = problem.classes[class].packed_start + group * problem.group_len(class);
         let length = problem.panel_len(class);
+        let single = problem.channels / problem.fold;
+        let bias = bias.map(|bias| bias.at(group * single, single));
+        let mut repeated = [0.0f32; MAX_LANES];
+        let bias = bias.map(|bias| if problem.fold == 1 { bias } else { repeat(bias, single, &mut repeated) });
         let call = PanelCall {
             problem,
             weights: packed.at(weights, length * problem.panels()),
             length,
-            bias: bias.map(|bias| bias.at(group * problem.channels, problem.channels)),
+            bias,
             relu: activation == Activation::Relu,
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
@@ -112,7 +119,7 @@ impl Indirect {
                 for slot in 0..tiles {
                     let part = share(slot, tiles, rows.len());
                     tables.fill(slot, rows.start + part.start..rows.start + part.end, &frame, |walk| {
-                        let pixel = self.pixel(lattice, walk) * self.dst_channels + group * problem.channels;
+                        let pixel = self.pixel(lattice, walk) * self.dst_channels + group * single;
                         dst.at(pixel, problem.channels)
                     });
                 }
@@ -129,7 +136,7 @@ impl Indirect {
                         }
                     }
                 }
-                self.activate(activation, rows, &panels, group * problem.channels, dst);
+                self.activate(activation, rows, &panels, group * single, dst);
             }
         }
     }
@@ -161,21 +168,32 @@ impl Indirect {
         let (from, to) = (panels.start * nr, (panels.end * nr).min(self.problem.channels));
         // SAFETY: the caller's word.
         unsafe {
-            if to - from == self.dst_channels {
-                let count = rows.len() * self.dst_channels;
-                apply(isa, kind, dst.at(rows.start * self.dst_channels, count), count);
+            let row_channels = self.dst_channels * self.problem.fold;
+            if to - from == row_channels {
+                let count = rows.len() * row_channels;
+                apply(isa, kind, dst.at(rows.start * row_channels, count), count);
                 return;
             }
             for row in rows {
-                let at = dst.at(row * self.dst_channels + first_channel + from, to - from);
+                let at = dst.at(row * row_channels + first_channel + from, to - from);
                 apply(isa, kind, at, to - from);
             }
         }
     }
 
     fn name(&self, what: &str) -> String {
-        format!("{what}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
+        let fold = if self.problem.fold > 1 { format!("_fold{}", self.problem.fold) } else { String::new() };
+        format!("{what}{fold}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
     }
+}
+
+/// The bias of one pixel, once per folded pixel.
+fn repeat(bias: *const f32, count: usize, repeated: &mut [f32; MAX_LANES]) -> *const f32 {
+    for (i, value) in repeated.iter_mut().enumerate() {
+        // SAFETY: `i % count` is one of the bias's `count` values.
+        *value = unsafe { bias.wrapping_add(i % count).read_unaligned() };
+    }
+    repeated.as_ptr()
 }
 
 /// Part number `index` of `parts` nearly equal parts of `0..total`.

@@ -78,26 +78,54 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
                 weights = weights.wrapping_add(tile.pitch);
             }
         }
+        let mut spilled = Spilled::<MR, NV>::new();
+        for i in 0..MR {
+            for v in 0..NV {
+                S::store(spilled.at(i, v), sums[i][v]);
+            }
+        }
         for v in 0..NV {
             let first = v * S::LANES;
-            let count = tile.channels - first;
-            let full = count >= S::LANES;
+            let count = (tile.channels - first).min(S::LANES);
             let bias = if tile.bias.is_null() {
                 S::splat(0.0)
-            } else if full {
-                S::load(tile.bias.wrapping_add(first))
             } else {
                 S::load_partial(tile.bias.wrapping_add(first), count)
             };
             for i in 0..MR {
-                let mut sum = S::add(sums[i][v], bias);
+                let mut sum = S::add(S::load(spilled.at(i, v)), bias);
                 if tile.relu {
                     sum = S::max(S::splat(0.0), sum);
                 }
                 let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
-                if full { S::store(result, sum) } else { S::store_partial(result, sum, count) }
+                S::store_partial(result, sum, count);
             }
         }
+    }
+}
+
+/// Where accumulators go after the last product. A place of its own, written once: were the loops of the epilogue to
+/// index the accumulators themselves, the compiler would keep those in memory all along.
+#[repr(align(64))]
+struct Spilled<const MR: usize, const NV: usize>([[[f32; 16]; NV]; MR]);
+
+impl<const MR: usize, const NV: usize> Spilled<MR, NV> {
+    #[inline(always)]
+    fn new() -> std::mem::MaybeUninit<Self> {
+        std::mem::MaybeUninit::uninit()
+    }
+}
+
+/// The address of one spilled vector.
+trait SpilledAt {
+    fn at(&mut self, row: usize, vector: usize) -> *mut f32;
+}
+
+impl<const MR: usize, const NV: usize> SpilledAt for std::mem::MaybeUninit<Spilled<MR, NV>> {
+    #[inline(always)]
+    fn at(&mut self, row: usize, vector: usize) -> *mut f32 {
+        debug_assert!(row < MR && vector < NV);
+        self.as_mut_ptr().cast::<f32>().wrapping_add((row * NV + vector) * 16)
     }
 }
 
@@ -153,11 +181,17 @@ unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>
             }
             diff = diff.wrapping_add(tile.diff_pitch);
         }
+        let mut spilled = Spilled::<MR, NV>::new();
+        for i in 0..MR {
+            for v in 0..NV {
+                S::store(spilled.at(i, v), sums[i][v]);
+            }
+        }
         for i in 0..MR {
             for v in 0..NV {
                 let result = tile.result.wrapping_add(i * tile.pitch + v * S::LANES);
                 let before = if tile.add { S::load_partial(result, counts[v]) } else { S::splat(0.0) };
-                S::store_partial(result, S::add(before, sums[i][v]), counts[v]);
+                S::store_partial(result, S::add(before, S::load(spilled.at(i, v))), counts[v]);
             }
         }
     }

@@ -2,9 +2,13 @@
 //!
 //! Per class of result pixels and per group: panels of `nr` result channels; in a panel, for every tap of the class in
 //! segment order and every reduced channel, `nr` weights, zero beyond the last channel.
+//!
+//! Where the result has fewer channels than a vector has lanes, neighbouring result pixels are *folded*: a vector holds
+//! the channels of several, their kernel row covers what all of them read, and weights are zero where a pixel does not
+//! reach.
 
 use super::Geometry;
-use super::gather::{Axis, Lattice};
+use super::gather::{Axis, Lattice, reads_rows};
 use crate::kernels::Kernel;
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -14,6 +18,8 @@ use crate::tensor::Args;
 pub struct Class {
     pub lattice: Lattice,
     pub packed_start: usize,
+    /// Distance of folded pixels in the source.
+    fold_step: usize,
 }
 
 /// A convolution or its data gradient as matrix products over lattices.
@@ -22,8 +28,10 @@ pub struct Problem {
     pub isa: Isa,
     pub geometry: Geometry,
     pub classes: Vec<Class>,
-    /// Result channels of one group.
+    /// Result channels of one group, of all folded pixels.
     pub channels: usize,
+    /// Result pixels that lie side by side in a vector.
+    pub fold: usize,
     /// Vectors per panel: one if a group's channels fit one vector.
     pub vectors: usize,
     backward: bool,
@@ -31,31 +39,39 @@ pub struct Problem {
 
 impl Problem {
     pub fn forward(isa: Isa, geometry: Geometry) -> Self {
-        let class = Class { lattice: Lattice::forward(&geometry), packed_start: 0 };
-        Self::new(isa, geometry, vec![class], false)
+        let axes = vec![[Axis::forward(&geometry, 0), Axis::forward(&geometry, 1)]];
+        Self::new(isa, geometry, axes, false)
     }
 
     pub fn backward(isa: Isa, geometry: Geometry) -> Self {
         let [sh, sw] = geometry.window.stride;
-        let mut classes = Vec::new();
+        let mut axes = Vec::new();
         for y in 0..sh.min(geometry.ih) {
             for x in 0..sw.min(geometry.iw) {
-                let (h, w) = (Axis::backward(&geometry, 0, y), Axis::backward(&geometry, 1, x));
-                let lattice = Lattice::new(geometry.n, h, w, geometry.oc, geometry.groups);
-                classes.push(Class { lattice, packed_start: 0 });
+                axes.push([Axis::backward(&geometry, 0, y), Axis::backward(&geometry, 1, x)]);
             }
         }
-        Self::new(isa, geometry, classes, true)
+        Self::new(isa, geometry, axes, true)
     }
 
-    fn new(isa: Isa, geometry: Geometry, classes: Vec<Class>, backward: bool) -> Self {
-        let channels = if backward { geometry.group_ic() } else { geometry.group_oc() };
+    fn new(isa: Isa, geometry: Geometry, axes: Vec<[Axis; 2]>, backward: bool) -> Self {
+        let (channels, reduced) = if backward {
+            (geometry.group_ic(), geometry.oc)
+        } else {
+            (geometry.group_oc(), geometry.ic)
+        };
+        let foldable = axes.len() == 1 && reads_rows(&axes[0][1], reduced / geometry.groups, geometry.groups);
+        let fold = if foldable { axes[0][1].best_fold(channels, isa.lanes()) } else { 1 };
+        let channels = channels * fold;
         let vectors = if channels <= isa.lanes() { 1 } else { 2 };
-        let mut problem = Self { isa, geometry, classes, channels, vectors, backward };
+        let mut problem = Self { isa, geometry, classes: Vec::new(), channels, fold, vectors, backward };
         let mut start = 0;
-        for index in 0..problem.classes.len() {
-            problem.classes[index].packed_start = start;
-            start += problem.panel_len(index) * problem.panels() * geometry.groups;
+        for (index, [h, w]) in axes.into_iter().enumerate() {
+            let fold_step = w.src_step;
+            let w = if fold > 1 { w.folded(fold) } else { w };
+            let lattice = Lattice::new(geometry.n, h, w, reduced, geometry.groups);
+            problem.classes.push(Class { lattice, packed_start: start, fold_step });
+            start += problem.group_len(index) * geometry.groups;
         }
         problem
     }
@@ -100,26 +116,39 @@ impl Problem {
         let per_class = self.geometry.groups * self.panels();
         let (class, rest) = (task / per_class, task % per_class);
         let (group, panel) = (rest / self.panels(), rest % self.panels());
-        let Class { lattice, packed_start } = &self.classes[class];
-        let (nr, oc) = (self.nr(), self.geometry.oc);
-        let (ic, first) = (self.geometry.group_ic(), panel * nr);
-        let valid = nr.min(self.channels - first);
-        let mut at = packed_start + group * self.group_len(class) + panel * self.panel_len(class);
-        for &m in &lattice.h.taps {
-            for &n in &lattice.w.taps {
-                let tap = (m * self.geometry.window.kernel[1] + n) * ic;
-                for reduced in 0..lattice.group_channels {
-                    for lane in 0..nr {
-                        let channel = first + lane;
-                        let source = if self.backward {
-                            (tap + channel) * oc + group * self.geometry.group_oc() + reduced
+        let Class { lattice, packed_start, fold_step } = &self.classes[class];
+        let (nr, oc, ic) = (self.nr(), self.geometry.oc, self.geometry.group_ic());
+        let (depth, single) = (lattice.group_channels, self.channels / self.fold);
+        let columns = lattice.w.taps.len() + (self.fold - 1) * fold_step;
+        let start = packed_start + group * self.group_len(class) + panel * self.panel_len(class);
+        for (row, &m) in lattice.h.taps.iter().enumerate() {
+            for column in 0..columns {
+                let at = start + (row * columns + column) * depth * nr;
+                for lane in 0..nr {
+                    let (pixel, channel) = ((panel * nr + lane) / single, (panel * nr + lane) % single);
+                    let tap = column.checked_sub(pixel * fold_step).and_then(|tap| lattice.w.taps.get(tap));
+                    let weight = tap.filter(|_| pixel < self.fold).map(|n| {
+                        let tap = (m * self.geometry.window.kernel[1] + n) * ic;
+                        if self.backward {
+                            ((tap + channel) * oc + group * self.geometry.group_oc(), 1)
                         } else {
-                            (tap + reduced) * oc + group * self.channels + channel
-                        };
-                        // SAFETY: both inside their operands; this panel belongs to this task.
-                        unsafe { packed.set(at + lane, if lane < valid { weights.get(source) } else { 0.0 }) };
+                            (tap * oc + group * single + channel, oc)
+                        }
+                    });
+                    let to = packed.at(at, depth * nr).wrapping_add(lane);
+                    // SAFETY: both inside their operands; this panel belongs to this task.
+                    unsafe {
+                        if let Some((first, pitch)) = weight {
+                            let from = weights.at(first, (depth - 1) * pitch + 1);
+                            for reduced in 0..depth {
+                                *to.wrapping_add(reduced * nr) = from.wrapping_add(reduced * pitch).read_unaligned();
+                            }
+                        } else {
+                            for reduced in 0..depth {
+                                *to.wrapping_add(reduced * nr) = 0.0;
+                            }
+                        }
                     }
-                    at += nr;
                 }
             }
         }

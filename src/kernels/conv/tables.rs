@@ -78,6 +78,50 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// Whether every segment has a row of pointers of its own.
+    pub fn per_segment(&self) -> bool {
+        matches!(self, Self::Pointers { .. })
+    }
+
+    /// Floats of what is read beside the source: a band, or the zeros that padding points at.
+    pub fn head_len(&self, lattice: &Lattice) -> usize {
+        match *self {
+            Self::InPlace { .. } => 0,
+            Self::Band { lines } => lattice.band_len(lines),
+            Self::Pointers { .. } => lattice.segment_len(),
+        }
+    }
+
+    /// Where a pixel's segments lie.
+    pub fn frame(&self, lattice: &Lattice) -> Frame {
+        match self {
+            Self::InPlace { .. } => lattice.whole(),
+            Self::Band { .. } => lattice.band(),
+            Self::Pointers { .. } => lattice.pointed(),
+        }
+    }
+
+    /// Makes a unit's source readable.
+    ///
+    /// # Safety
+    /// `source` is the lattice's source at the group's first channel; `head` has room for `head_len()` floats.
+    pub unsafe fn open(
+        &self,
+        lattice: &Lattice,
+        unit: usize,
+        rows: usize,
+        source: *const f32,
+        head: *mut f32,
+    ) -> Opened {
+        let Self::Band { .. } = self else { return Opened { memory: source, image: 0, line: 0 } };
+        let (image, line) = self.band(lattice, unit);
+        // SAFETY: the head has room for a band.
+        unsafe { lattice.copy_band(image, line, rows / lattice.w.count, source, head) };
+        Opened { memory: head, image, line }
+    }
+}
+
 /// A view of one unit's source.
 #[derive(Clone, Copy)]
 pub struct Opened {
@@ -85,6 +129,25 @@ pub struct Opened {
     /// What a band takes off image and line.
     image: usize,
     line: usize,
+}
+
+impl Opened {
+    /// A view for no pixels.
+    pub fn nothing() -> Self {
+        Self { memory: std::ptr::null(), image: 0, line: 0 }
+    }
+
+    /// Start of the memory.
+    pub fn memory(&self) -> *const f32 {
+        self.memory
+    }
+
+    /// A pixel's first segment.
+    #[inline(always)]
+    pub fn pixel(&self, frame: &Frame, at: Walk) -> *const f32 {
+        let at = Walk { image: at.image - self.image, y: at.y - self.line, x: at.x };
+        self.memory.wrapping_offset(frame.offset(at))
+    }
 }
 
 /// The scratch of one task: a band or zeros, then per tile its results, range of segments and pointers.
@@ -98,14 +161,9 @@ pub struct Tables<'a> {
     pitch: usize,
 }
 
-/// Bytes of the head: a band, or the zeros that padding points at.
+/// Bytes of the head, up to the first tile.
 fn head_bytes(lattice: &Lattice, reading: &Reading) -> usize {
-    let floats = match *reading {
-        Reading::InPlace { .. } => 0,
-        Reading::Band { lines } => lattice.band_len(lines),
-        Reading::Pointers { .. } => lattice.segment_len(),
-    };
-    (floats * size_of::<f32>()).next_multiple_of(64)
+    (reading.head_len(lattice) * size_of::<f32>()).next_multiple_of(64)
 }
 
 /// Bytes of one tile: results, segment range, pointers and patches.
@@ -131,15 +189,11 @@ impl<'a> Tables<'a> {
     /// `scratch` has [`Tables::bytes`] bytes on a 64-byte boundary.
     pub unsafe fn new(lattice: &'a Lattice, reading: &'a Reading, mr: usize, scratch: *mut u8) -> Self {
         let head = head_bytes(lattice, reading);
-        let frame = match reading {
-            Reading::InPlace { .. } => lattice.whole(),
-            Reading::Band { .. } => lattice.band(),
-            Reading::Pointers { .. } => {
-                // SAFETY: the zeros are the head.
-                unsafe { std::ptr::write_bytes(scratch, 0, head) };
-                lattice.pointed()
-            }
-        };
+        let frame = reading.frame(lattice);
+        if reading.per_segment() {
+            // SAFETY: the zeros are the head.
+            unsafe { std::ptr::write_bytes(scratch, 0, head) };
+        }
         let (tiles, pitch) = (scratch.wrapping_add(head), tile_bytes(lattice, reading, mr));
         Self { lattice, reading, frame, mr, head: scratch.cast(), tiles, pitch }
     }
@@ -149,12 +203,8 @@ impl<'a> Tables<'a> {
     /// # Safety
     /// `source` is the lattice's source at the group's first channel.
     pub unsafe fn open(&self, unit: usize, rows: std::ops::Range<usize>, source: *const f32) -> Opened {
-        let Reading::Band { .. } = self.reading else { return Opened { memory: source, image: 0, line: 0 } };
-        let (image, line) = self.reading.band(self.lattice, unit);
-        let lines = rows.len() / self.lattice.w.count;
-        // SAFETY: the head has room for a band.
-        unsafe { self.lattice.copy_band(image, line, lines, source, self.head) };
-        Opened { memory: self.head, image, line }
+        // SAFETY: the caller's word.
+        unsafe { self.reading.open(self.lattice, unit, rows.len(), source, self.head) }
     }
 
     /// Writes the tables of a tile.
@@ -188,8 +238,7 @@ impl<'a> Tables<'a> {
                 if one_image { lattice.reached(first.y, last.y) } else { (0, lattice.segments()) };
             if !self.per_segment() {
                 for (i, &at) in walks.iter().enumerate() {
-                    let at = Walk { image: at.image - opened.image, y: at.y - opened.line, x: at.x };
-                    *table.add(i) = opened.memory.wrapping_offset(self.frame.offset(at));
+                    *table.add(i) = opened.pixel(&self.frame, at);
                 }
                 return;
             }
@@ -229,7 +278,7 @@ impl<'a> Tables<'a> {
 
     /// Whether every segment has a row of pointers of its own.
     pub fn per_segment(&self) -> bool {
-        matches!(self.reading, Reading::Pointers { .. })
+        self.reading.per_segment()
     }
 
     /// Floats from a pixel's pointer to each segment.
