@@ -126,5 +126,7 @@ pub fn give_output(buffer: AlignedBuf) {
 
 /// Frees everything that waits.
 pub fn clear() {
-    drop(with_pool(|pool| (std::mem::take(&mut pool.arenas), std::mem::take(&mut pool.outputs), std::mem::take(&mut pool.output_bytes))));
+    drop(with_pool(|pool| {
+        (std::mem::take(&mut pool.arenas), std::mem::take(&mut pool.outputs), std::mem::take(&mut pool.output_bytes))
+    }));
 }

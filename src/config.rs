@@ -61,9 +61,14 @@ pub fn check_threads(count: i128) -> Result<usize> {
 
 /// The level of that name.
 pub fn parse_isa(name: &str) -> Result<Isa> {
-    Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
-        Error::Value(format!("instruction set expects portable, avx2 or avx512, received {name:?}"))
-    })
+    // There are no kernels for AMX tiles; as a cap the name permits everything there is.
+    if name == "amx" {
+        return Ok(Isa::Avx512);
+    }
+    Isa::ALL
+        .into_iter()
+        .find(|isa| isa.name() == name)
+        .ok_or_else(|| Error::Value(format!("instruction set expects portable, avx2, avx512 or amx, received {name:?}")))
 }
 
 /// The cap that `CNNRS_ISA` sets, if any.
@@ -109,9 +114,8 @@ pub fn algorithm() -> Result<Algorithm> {
     if let Some(algorithm) = [Algorithm::Auto, Algorithm::Direct].into_iter().find(|&a| a as u8 == set) {
         return Ok(algorithm);
     }
-    let found = once(&CELL, "CNNRS_ALGORITHM", |text| {
-        Algorithm::parse(text).map_err(|error| error.within("CNNRS_ALGORITHM"))
-    })?;
+    let found =
+        once(&CELL, "CNNRS_ALGORITHM", |text| Algorithm::parse(text).map_err(|error| error.within("CNNRS_ALGORITHM")))?;
     Ok(found.unwrap_or(Algorithm::Auto))
 }
 

@@ -41,6 +41,9 @@ pub struct OutputBuf {
     pub dtype: DType,
 }
 
+/// Plans with the time of their last use, and the clock.
+type Plans = (u64, HashMap<Key, (u64, Arc<Plan>)>);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     batch: Option<usize>,
@@ -53,7 +56,7 @@ pub struct Program {
     graph: Graph,
     outputs: Vec<ValueId>,
     parameters: Vec<Arc<Stored>>,
-    plans: Mutex<(u64, HashMap<Key, (u64, Arc<Plan>)>)>,
+    plans: Mutex<Plans>,
     name: String,
 }
 
@@ -266,9 +269,8 @@ unsafe fn check_labels(input: &InputView<'_>, spec: &InputSpec) -> Result<()> {
         let label = unsafe { data.add(row).read_unaligned() };
         if label < 0 || label >= classes as i64 {
             return Err(Error::Value(format!(
-                "{} expects classes from 0 to {}, received {label} at row {row}",
-                spec.name,
-                classes - 1
+                "cross_entropy: {} expects classes in [0, {classes}), received {label} at row {row}",
+                spec.name
             )));
         }
     }

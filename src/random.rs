@@ -27,7 +27,7 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 #[derive(Debug, Clone)]
 pub struct Stream {
     key: [u32; 2],
-    stream: u64,
+    number: u64,
     index: u64,
     block: [u32; 4],
 }
@@ -35,14 +35,14 @@ pub struct Stream {
 impl Stream {
     /// The stream's beginning.
     pub fn new(seed: u64, stream: u64) -> Self {
-        Self { key: [seed as u32, (seed >> 32) as u32], stream, index: 0, block: [0; 4] }
+        Self { key: [seed as u32, (seed >> 32) as u32], number: stream, index: 0, block: [0; 4] }
     }
 
     /// The next word.
     pub fn word(&mut self) -> u32 {
         let (block, lane) = (self.index / 4, (self.index % 4) as usize);
         if lane == 0 {
-            let counter = [block as u32, (block >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+            let counter = [block as u32, (block >> 32) as u32, self.number as u32, (self.number >> 32) as u32];
             self.block = philox(counter, self.key);
         }
         self.index += 1;

@@ -75,12 +75,7 @@ impl Stored {
     /// The packed copy in `format` of the present version, made by `pack` if it is missing or stale.
     ///
     /// The caller holds the read lock, so that the version stands still.
-    pub fn packed(
-        &self,
-        format: &str,
-        bytes: usize,
-        pack: impl FnOnce(Slot) -> Result<()>,
-    ) -> Result<Arc<AlignedBuf>> {
+    pub fn packed(&self, format: &str, bytes: usize, pack: impl FnOnce(Slot) -> Result<()>) -> Result<Arc<AlignedBuf>> {
         let mut cache = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.version();
         if let Some((made, buffer)) = cache.get(format)

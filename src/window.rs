@@ -65,8 +65,14 @@ impl Window2d {
         };
         format!(
             "kh{}kw{}sh{}sw{}ph{}pw{}dh{}dw{}",
-            self.kernel[0], self.kernel[1], self.stride[0], self.stride[1],
-            pad(self.pad[0]), pad(self.pad[1]), self.dilation[0], self.dilation[1],
+            self.kernel[0],
+            self.kernel[1],
+            self.stride[0],
+            self.stride[1],
+            pad(self.pad[0]),
+            pad(self.pad[1]),
+            self.dilation[0],
+            self.dilation[1],
         )
     }
 }

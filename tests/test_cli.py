@@ -53,7 +53,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "train",
                 "lenet5",
                 "--epochs",
-                "3",
+                "12",
                 "--activation",
                 "relu",
                 "--pool",

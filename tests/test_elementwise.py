@@ -29,9 +29,9 @@ SIZES = [*range(1, 40), 63, 64, 65, 1000, 100_003]
 
 
 def check_activation(function: Function, reference: Function, x: Array) -> None:
-    """Relu is exact; the others are within a few units in the last place."""
+    """Relu is exact but for flushed denormals; the others are within a few units in the last place."""
     expected = reference(x)
-    bound = 0.0 if reference is oracle.relu else tolerance.ulps(expected)
+    bound = tolerance.TINY if reference is oracle.relu else tolerance.ulps(expected)
     tolerance.assert_within(function(x), expected, bound)
 
 

@@ -216,7 +216,7 @@ def _not_float32(got: str, name: str, op: str) -> NoReturn:
     raise TypeError(message)
 
 
-def check_labels(labels: Any, op: str, name: str = "labels") -> Any:
+def check_labels(labels: Any, op: str, name: str = "labels", rows: int | None = None) -> Any:
     """Return integer class labels (N,) as an int64 array; a symbolic value as it is.
 
     Raises:
@@ -232,7 +232,7 @@ def check_labels(labels: Any, op: str, name: str = "labels") -> Any:
         )
         raise TypeError(message)
     if labels.ndim != 1:
-        message = f"{graph.label(op)}: {name} must have 1 dimension (N,), got shape {labels.shape}"
+        message = f"{graph.label(op)}: {name} must have 1 dimension ({'N' if rows is None else rows},), got shape {labels.shape}"
         raise ShapeError(message)
     return labels.astype(np.int64, copy=False)
 

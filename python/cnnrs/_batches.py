@@ -38,7 +38,7 @@ def check_batch(x: Any, y: Any, op: str) -> Batch:
         ShapeError: No batch axis, or not one label an image.
     """
     images = check_images(x, op)
-    labels = check_labels(y, op, "y")
+    labels = check_labels(y, op, "y", rows=len(images))
     if len(images) != len(labels):
         msg = f"{op}: y must have one label an image, got {len(labels)} labels for {len(images)} images"
         raise ShapeError(msg)

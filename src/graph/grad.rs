@@ -40,7 +40,7 @@ pub fn gradients(
     for node in nodes.iter().rev() {
         tape.propagate(node)?;
     }
-    wrt.iter().map(|&id| tape.take(id)).collect()
+    Ok(wrt.iter().map(|&id| tape.take(id)).collect())
 }
 
 /// A gradient: a value, or the scalar one that has no value yet.
@@ -67,14 +67,14 @@ impl Tape<'_> {
     }
 
     /// The gradient as a value, if there is one.
-    fn take(&mut self, id: ValueId) -> Result<Option<ValueId>> {
-        match self.get(id) {
-            None => Ok(None),
-            Some(Seed::Value(value)) => Ok(Some(value)),
-            Some(Seed::One) => {
-                let one = self.graph.constant(vec![], vec![1.0]);
-                Ok(Some(one))
-            }
+    fn take(&mut self, id: ValueId) -> Option<ValueId> {
+        self.get(id).map(|seed| self.value(seed))
+    }
+
+    fn value(&mut self, seed: Seed) -> ValueId {
+        match seed {
+            Seed::Value(value) => value,
+            Seed::One => self.graph.constant(vec![], vec![1.0]),
         }
     }
 
@@ -85,21 +85,14 @@ impl Tape<'_> {
         if self.grads.len() <= id.0 {
             self.grads.resize(id.0 + 1, None);
         }
-        self.grads[id.0] = Some(match self.grads[id.0] {
+        let sum = match self.grads[id.0] {
             None => grad,
-            Some(Seed::One) => {
-                let so_far = self.take(id)?.expect("a gradient is there");
-                self.grads[id.0] = Some(Seed::Value(so_far));
-                return self.add(id, grad);
+            Some(so_far) => {
+                let terms = [self.value(so_far), self.value(grad)];
+                Seed::Value(self.graph.add_one(Op::Add, &terms, "")?)
             }
-            Some(Seed::Value(so_far)) => {
-                let grad = match grad {
-                    Seed::Value(value) => value,
-                    Seed::One => self.graph.constant(vec![], vec![1.0]),
-                };
-                Seed::Value(self.graph.add_one(Op::Add, &[so_far, grad], "")?)
-            }
-        });
+        };
+        self.grads[id.0] = Some(sum);
         Ok(())
     }
 
@@ -120,8 +113,7 @@ impl Tape<'_> {
     /// Carries the gradient of a node's results to its operands.
     fn propagate(&mut self, node: &Node) -> Result<()> {
         let Some(first) = node.outputs.first() else { return Ok(()) };
-        if let Some(other) = node.outputs[1..].iter().find(|&&id| self.get(id).is_some()) {
-            let _ = other;
+        if node.outputs[1..].iter().any(|&id| self.get(id).is_some()) {
             return Err(unsupported(node, "gradients flow through the first result only"));
         }
         let Some(seed) = self.get(*first) else { return Ok(()) };
@@ -129,10 +121,7 @@ impl Tape<'_> {
         if let (Op::CrossEntropy, Seed::One) = (&node.op, seed) {
             return self.add(inputs[0], Seed::Value(node.outputs[2]));
         }
-        let grad = match seed {
-            Seed::Value(value) => value,
-            Seed::One => self.graph.constant(vec![], vec![1.0]),
-        };
+        let grad = self.value(seed);
         match &node.op {
             Op::Conv2d { window, groups, .. } => {
                 let (window, groups) = (*window, *groups);

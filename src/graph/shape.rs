@@ -16,6 +16,7 @@ pub fn infer(op: &Op, operands: &[&ValueInfo]) -> Results {
     Ok(results)
 }
 
+#[allow(clippy::too_many_lines)] // one arm per op
 fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
     match op {
         Op::Conv2d { window, groups, .. } => {
@@ -287,7 +288,10 @@ fn pooled(operand: &ValueInfo, window: &Window2d, ceil_mode: bool) -> Result<Vec
     let x = rank(operand, 4, "input")?;
     let [oh, ow] = window.output([x[1], x[2]], ceil_mode)?;
     if x[1].saturating_mul(x[2]) > i32::MAX as usize {
-        return Err(Error::Shape(format!("input expects at most 2147483647 pixels per image, received {}", shape_text(x))));
+        return Err(Error::Shape(format!(
+            "input expects at most 2147483647 pixels per image, received {}",
+            shape_text(x)
+        )));
     }
     Ok(vec![x[0], oh, ow, x[3]])
 }

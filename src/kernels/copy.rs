@@ -37,7 +37,11 @@ impl Kernel for Copy {
         let count = CHUNK.min(self.bytes - start);
         // SAFETY: both operands hold `bytes` bytes and are different memory; this range belongs to this task.
         unsafe {
-            std::ptr::copy_nonoverlapping(args.src::<u8>(0).at(start, count), args.dst::<u8>(1).at(start, count), count);
+            std::ptr::copy_nonoverlapping(
+                args.src::<u8>(0).at(start, count),
+                args.dst::<u8>(1).at(start, count),
+                count,
+            );
         }
     }
 }

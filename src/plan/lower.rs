@@ -22,7 +22,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     for node in pure.into_iter().chain(effects) {
         lowering.node(node)?;
     }
-    lowering.finish(outputs)
+    Ok(lowering.finish(outputs))
 }
 
 /// A buffer whose place in the arena is not known yet is `None`.
@@ -141,7 +141,14 @@ impl<'a> Lowering<'a> {
 
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
     /// a step of the run otherwise.
-    fn pack(&mut self, node: &Node, weight: ValueId, kernel: impl Kernel + 'static, floats: usize, format: String) -> usize {
+    fn pack(
+        &mut self,
+        node: &Node,
+        weight: ValueId,
+        kernel: impl Kernel + 'static,
+        floats: usize,
+        format: String,
+    ) -> usize {
         let bytes = floats * FLOAT;
         match self.graph.value(weight).role {
             Role::Parameter { slot } if !self.written.contains(&slot) => {
@@ -160,6 +167,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    #[allow(clippy::too_many_lines)] // one arm per op
     fn node(&mut self, node: &Node) -> Result<()> {
         let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
@@ -194,7 +202,7 @@ impl<'a> Lowering<'a> {
             }
             Op::BiasGrad => {
                 let channels = self.len(node.outputs[0]);
-                let rows = if channels == 0 { 0 } else { self.len(input(0)) / channels };
+                let rows = self.len(input(0)).checked_div(channels).unwrap_or(0);
                 let kernel = reduce::SumRows::new(isa, rows, channels);
                 let parts = kernel.parts();
                 self.push_parts(node, kernel, parts, &[input(0)], format!("rows{rows}c{channels}"));
@@ -308,7 +316,14 @@ impl<'a> Lowering<'a> {
     }
 
     /// A reduction that its kernel splits into parts fixed by shape, and the step that sums the parts in order.
-    fn push_parts(&mut self, node: &Node, kernel: impl Kernel + 'static, parts: usize, inputs: &[ValueId], shape: String) {
+    fn push_parts(
+        &mut self,
+        node: &Node,
+        kernel: impl Kernel + 'static,
+        parts: usize,
+        inputs: &[ValueId],
+        shape: String,
+    ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
         let mut operands = self.buffers(inputs);
@@ -361,7 +376,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Gives outputs their memory, reuses operands in place, and lays out the arena.
-    fn finish(mut self, outputs: &[ValueId]) -> Result<Plan> {
+    fn finish(mut self, outputs: &[ValueId]) -> Plan {
         for (index, &id) in outputs.iter().enumerate() {
             let buffer = self.buffer(id);
             if self.drafts[buffer].place.is_none() {
@@ -402,12 +417,15 @@ impl<'a> Lowering<'a> {
             .map(|draft| Buffer { place: draft.place.expect("every buffer was placed"), bytes: draft.bytes })
             .collect();
         let steps: Vec<Step> = self.steps.into_iter().map(|draft| draft.step).collect();
-        Ok(Plan {
+        Plan {
             buffers,
             packs: self.packs,
             constants: self.constants,
             inputs: Vec::new(),
-            outputs: outputs.iter().map(|&id| (self.graph.value(id).shape.clone(), self.graph.value(id).dtype)).collect(),
+            outputs: outputs
+                .iter()
+                .map(|&id| (self.graph.value(id).shape.clone(), self.graph.value(id).dtype))
+                .collect(),
             written: self.written,
             first_effect: steps.iter().position(|step| step.effect).unwrap_or(steps.len()),
             arena_bytes,
@@ -415,7 +433,7 @@ impl<'a> Lowering<'a> {
             flops: steps.iter().map(|step| step.kernel.flops()).sum(),
             options: self.options,
             steps,
-        })
+        }
     }
 
     /// First and last step that touches each buffer.

@@ -102,7 +102,7 @@ impl Drop for OutputMemory {
 }
 
 /// A result as Python sees it: an array over the result's own memory, or a float for a 0-d one.
-pub fn output<'py>(py: Python<'py>, output: OutputBuf) -> PyResult<Bound<'py, PyAny>> {
+pub fn output(py: Python<'_>, output: OutputBuf) -> PyResult<Bound<'_, PyAny>> {
     let OutputBuf { buffer, shape, dtype } = output;
     let data = buffer.ptr();
     if shape.is_empty() && dtype == DType::F32 {
@@ -112,14 +112,15 @@ pub fn output<'py>(py: Python<'py>, output: OutputBuf) -> PyResult<Bound<'py, Py
     }
     let owner = Bound::new(py, OutputMemory(Some(buffer)))?.into_any();
     // SAFETY: `data` holds the product of `shape` elements and lives as long as its owner, which the array keeps.
-    unsafe {
+    let array = unsafe {
         match dtype {
             DType::F32 => owned_view(data.cast::<f32>(), &shape, owner),
             DType::I32 => owned_view(data.cast::<i32>(), &shape, owner),
             DType::I64 => owned_view(data.cast::<i64>(), &shape, owner),
             DType::U8 => owned_view(data, &shape, owner),
         }
-    }
+    };
+    Ok(array)
 }
 
 /// An array over `data`, kept alive by `owner`.
@@ -130,11 +131,11 @@ pub unsafe fn owned_view<'py, T: Element>(
     data: *mut T,
     shape: &[usize],
     owner: Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> Bound<'py, PyAny> {
     // SAFETY: the caller's word.
     let array = unsafe {
         let view = ArrayViewD::from_shape_ptr(IxDyn(shape), data.cast_const());
         PyArrayDyn::borrow_from_array(&view, owner)
     };
-    Ok(array.into_any())
+    array.into_any()
 }

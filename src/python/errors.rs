@@ -1,13 +1,20 @@
 //! From the core's errors to Python's exceptions: one match.
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyKeyboardInterrupt, PyMemoryError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 
 use crate::error::Error;
 
 create_exception!(cnnrs, ShapeError, PyValueError, "Shapes that do not fit; the message holds the arithmetic.");
-create_exception!(cnnrs, WeightsError, PyValueError, "Weights or a checkpoint that are damaged or do not fit the model.");
+create_exception!(
+    cnnrs,
+    WeightsError,
+    PyValueError,
+    "Weights or a checkpoint that are damaged or do not fit the model."
+);
 create_exception!(cnnrs, DataError, PyValueError, "A data set that is damaged or inconsistent.");
 create_exception!(cnnrs, UnsupportedError, PyNotImplementedError, "Something that cnnrs does not do (yet).");
 

@@ -1,4 +1,5 @@
 //! The extension module `cnnrs._core`: arrays in, arrays out, errors as exceptions. No numerics.
+#![allow(clippy::needless_pass_by_value)] // arguments of Python functions arrive as values
 
 mod arrays;
 mod eager;
@@ -26,7 +27,7 @@ mod _core {
     use super::program::{Program, last_input_addresses};
     #[pymodule_export]
     use super::settings::{
-        config, fma_peak, get_algorithm, get_num_threads, isa_levels, random_permutation, random_uniform, set_algorithm,
-        set_isa, set_num_threads,
+        config, fma_peak, get_algorithm, get_num_threads, isa_levels, random_permutation, random_uniform,
+        set_algorithm, set_isa, set_num_threads,
     };
 }

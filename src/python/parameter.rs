@@ -82,7 +82,7 @@ impl Parameter {
         let py = slf.py();
         let stored = &slf.get().stored;
         // SAFETY: the storage is aligned, never moves and lives as long as this object, which the view keeps.
-        let view = unsafe { owned_view(stored.slot().ptr().cast::<f32>(), stored.shape(), slf.clone().into_any())? };
+        let view = unsafe { owned_view(stored.slot().ptr().cast::<f32>(), stored.shape(), slf.clone().into_any()) };
         let options = PyDict::new(py);
         options.set_item(intern!(py, "write"), false)?;
         view.call_method(intern!(py, "setflags"), (), Some(&options))?;

@@ -44,6 +44,7 @@ pub(super) fn run<'py>(
     });
     let raised: Mutex<Option<PyErr>> = Mutex::new(None);
     let interrupted = || {
+        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
         let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
         *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         true

@@ -1,5 +1,6 @@
 //! AVX2 with FMA: eight lanes.
 
+#[allow(clippy::wildcard_imports)] // intrinsics carry their level in their names
 use core::arch::x86_64::*;
 
 use super::{Isa, Simd};

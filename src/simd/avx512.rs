@@ -1,5 +1,6 @@
 //! AVX-512 (F, BW, VL, DQ): sixteen lanes, masks in registers of their own.
 
+#[allow(clippy::wildcard_imports)] // intrinsics carry their level in their names
 use core::arch::x86_64::*;
 
 use super::{Isa, Simd};

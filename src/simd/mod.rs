@@ -1,7 +1,6 @@
 //! The SIMD layer: instruction-set levels, their detection, and the small vector trait that every kernel body is
 //! written over. One file per level implements the trait with the same functions in the same order.
 
-mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -9,6 +8,7 @@ mod avx512;
 pub mod dispatch;
 pub mod float_mode;
 pub mod math;
+mod portable;
 
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]

@@ -212,7 +212,8 @@ impl Lattice {
     pub fn is_inside(&self) -> bool {
         let inside = |axis: &Axis, offsets: &[isize], span: usize| match (offsets.first(), offsets.last()) {
             (Some(&first), Some(&last)) if axis.count > 0 => {
-                first >= 0 && ((axis.count - 1) * axis.src_step) as isize + last + span as isize <= axis.src_size as isize
+                first >= 0
+                    && ((axis.count - 1) * axis.src_step) as isize + last + span as isize <= axis.src_size as isize
             }
             _ => true,
         };

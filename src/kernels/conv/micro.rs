@@ -87,11 +87,8 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
         for v in 0..NV {
             let first = v * S::LANES;
             let count = (tile.channels - first).min(S::LANES);
-            let bias = if tile.bias.is_null() {
-                S::splat(0.0)
-            } else {
-                S::load_partial(tile.bias.wrapping_add(first), count)
-            };
+            let bias =
+                if tile.bias.is_null() { S::splat(0.0) } else { S::load_partial(tile.bias.wrapping_add(first), count) };
             for i in 0..MR {
                 let mut sum = S::add(S::load(spilled.at(i, v)), bias);
                 if tile.relu {

@@ -55,11 +55,8 @@ impl Problem {
     }
 
     fn new(isa: Isa, geometry: Geometry, axes: Vec<[Axis; 2]>, backward: bool) -> Self {
-        let (channels, reduced) = if backward {
-            (geometry.group_ic(), geometry.oc)
-        } else {
-            (geometry.group_oc(), geometry.ic)
-        };
+        let (channels, reduced) =
+            if backward { (geometry.group_ic(), geometry.oc) } else { (geometry.group_oc(), geometry.ic) };
         let foldable = axes.len() == 1 && reads_rows(&axes[0][1], reduced / geometry.groups, geometry.groups);
         let fold = if foldable { axes[0][1].best_fold(channels, isa.lanes()) } else { 1 };
         let channels = channels * fold;

@@ -234,8 +234,7 @@ impl<'a> Tables<'a> {
             }
             let (first, last) = (walks[0], walks[walks.len() - 1]);
             let one_image = first.image == last.image;
-            *self.range(slot) =
-                if one_image { lattice.reached(first.y, last.y) } else { (0, lattice.segments()) };
+            *self.range(slot) = if one_image { lattice.reached(first.y, last.y) } else { (0, lattice.segments()) };
             if !self.per_segment() {
                 for (i, &at) in walks.iter().enumerate() {
                     *table.add(i) = opened.pixel(&self.frame, at);
