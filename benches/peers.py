@@ -56,7 +56,7 @@ class Worker:
             self.close()
             raise
 
-    def call(self, name: str, /, **arguments: object) -> Any:  # noqa: ANN401
+    def call(self, name: str, /, **arguments: object) -> Any:
         """Send one request and wait for its answer.
 
         Raises:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cnnrs
 import numpy as np
+
+import cnnrs
+from benches.shapes import parse_shape
 from cnnrs import Trainer, datasets, models, nn, optim
 from cnnrs import functional as F  # noqa: N812
-
-from benches.shapes import parse_shape
 
 
 class Side:

@@ -65,10 +65,9 @@ pub fn parse_isa(name: &str) -> Result<Isa> {
     if name == "amx" {
         return Ok(Isa::Avx512);
     }
-    Isa::ALL
-        .into_iter()
-        .find(|isa| isa.name() == name)
-        .ok_or_else(|| Error::Value(format!("instruction set expects portable, avx2, avx512 or amx, received {name:?}")))
+    Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+        Error::Value(format!("instruction set expects portable, avx2, avx512 or amx, received {name:?}"))
+    })
 }
 
 /// The cap that `CNNRS_ISA` sets, if any.

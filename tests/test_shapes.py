@@ -1,7 +1,6 @@
 """The shape language of the benchmarks, and the networks' shape files against published sizes."""
 
 import pytest
-
 from benches.shapes import load, networks, parse_line, parse_shape, total_macs
 
 # (in, out) of each network's fully connected layers: published totals count them, shape files do not hold them.
@@ -123,5 +122,5 @@ def test_bad_lines_say_why(line: str, message: str) -> None:
 
 
 def test_unknown_network_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="network must be one of alexnet, .*, got 'resnet99'"):
+    with pytest.raises(ValueError, match=r"network must be one of alexnet, .*, got 'resnet99'"):
         load("resnet99")

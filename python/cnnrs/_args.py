@@ -232,7 +232,8 @@ def check_labels(labels: Any, op: str, name: str = "labels", rows: int | None = 
         )
         raise TypeError(message)
     if labels.ndim != 1:
-        message = f"{graph.label(op)}: {name} must have 1 dimension ({'N' if rows is None else rows},), got shape {labels.shape}"
+        expected = "N" if rows is None else rows
+        message = f"{graph.label(op)}: {name} must have 1 dimension ({expected},), got shape {labels.shape}"
         raise ShapeError(message)
     return labels.astype(np.int64, copy=False)
 

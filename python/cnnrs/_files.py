@@ -27,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with target.open("wb") as file:  # a device or a pipe; a folder is an IsADirectoryError
             yield file
         return
-    temporary = target.with_name(f".cnnrs-{os.urandom(8).hex()}.tmp")
+    temporary = target.with_name(f".{target.name[:64]}-{os.urandom(8).hex()}.part")
     try:
         with temporary.open("xb") as file:
             yield file

@@ -143,6 +143,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_andnot_ps(b, a) }
     }
     #[inline(always)]
+    unsafe fn any(m: __m256) -> bool {
+        // SAFETY: trait contract.
+        unsafe { _mm256_movemask_ps(m) != 0 }
+    }
+    #[inline(always)]
     unsafe fn select(m: __m256, a: __m256, b: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_blendv_ps(b, a, m) }

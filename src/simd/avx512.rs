@@ -137,6 +137,10 @@ impl Simd for Avx512 {
         a & !b
     }
     #[inline(always)]
+    unsafe fn any(m: __mmask16) -> bool {
+        m != 0
+    }
+    #[inline(always)]
     unsafe fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_mask_blend_ps(m, b, a) }

@@ -131,6 +131,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn or(a: Self::M, b: Self::M) -> Self::M;
     /// `a` and not `b`.
     unsafe fn and_not(a: Self::M, b: Self::M) -> Self::M;
+    /// True if any lane is.
+    unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
 

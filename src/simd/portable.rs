@@ -159,6 +159,10 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
+    unsafe fn any(m: M) -> bool {
+        m.contains(&true)
+    }
+    #[inline(always)]
     unsafe fn select(m: M, a: V, b: V) -> V {
         let mut out = b;
         for i in 0..LANES {

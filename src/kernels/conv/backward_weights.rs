@@ -51,7 +51,7 @@ impl BackwardWeights {
     pub fn new(isa: Isa, geometry: Geometry) -> Self {
         let lattice = Lattice::forward(&geometry);
         let pixel_blocks = lattice.rows().div_ceil(PIXELS);
-        let private = geometry.weight_len() * size_of::<f32>() <= PRIVATE && pixel_blocks >= MIN_PARTS;
+        let private = geometry.weights_len() * size_of::<f32>() <= PRIVATE && pixel_blocks >= MIN_PARTS;
         // A task that owns one tap would copy a band for that tap alone.
         let reading = if private || lattice.is_inside() {
             Reading::new(&lattice, PIXELS, pixel_blocks.max(1))
@@ -179,7 +179,7 @@ impl BackwardWeights {
         let (diff, out) = (args.src::<f32>(1), args.dst::<f32>(2));
         let (lattice, oc, group_oc) = (&self.lattice, self.geometry.oc, self.geometry.group_oc());
         let (nr, lanes, mr) = (self.nr(), self.isa.lanes(), tile_rows(self.isa, self.vectors));
-        let base = part * self.geometry.weight_len();
+        let base = part * self.geometry.weights_len();
         // SAFETY: the caller's word.
         unsafe {
             if !self.reading.per_segment() && !rows.is_empty() {
@@ -203,7 +203,11 @@ impl BackwardWeights {
                             table: scratch.table,
                             offset: frame.deltas[segment] + position as isize,
                             pixels: rows.len(),
-                            diff: diff.at(rows.start * oc + column, if rows.is_empty() { 0 } else { channels }),
+                            diff: if rows.is_empty() {
+                                std::ptr::null()
+                            } else {
+                                diff.at(rows.start * oc + column, channels)
+                            },
                             diff_pitch: oc,
                             result: out.at(base + row * oc + column, channels),
                             pitch: oc,

@@ -51,14 +51,24 @@ impl Geometry {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
-    /// Elements of the weight.
-    pub fn weight_len(&self) -> usize {
+    /// Elements of the input.
+    pub fn src_len(&self) -> usize {
+        self.n * self.ih * self.iw * self.ic
+    }
+
+    /// Elements of the output.
+    pub fn dst_len(&self) -> usize {
+        self.n * self.oh * self.ow * self.oc
+    }
+
+    /// Elements of the weights.
+    pub fn weights_len(&self) -> usize {
         self.taps() * self.group_ic() * self.oc
     }
 
     /// Floating-point operations: two per multiply-add.
     pub fn flops(&self) -> u64 {
-        2 * (self.n * self.oh * self.ow) as u64 * self.weight_len() as u64
+        2 * (self.n * self.oh * self.ow) as u64 * self.weights_len() as u64
     }
 
     /// The shape string: `n1ih56iw56ic64oc64kh3kw3sh1sw1ph1pw1dh1dw1`, with `g…` in front if there are groups.

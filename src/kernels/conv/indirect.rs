@@ -235,7 +235,46 @@ impl PanelCall<'_> {
             relu: self.relu,
         };
         // SAFETY: the caller's word.
-        unsafe { tile(self.problem.isa, rows, vectors, &call) }
+        unsafe {
+            let nan = tile(self.problem.isa, rows, vectors, &call);
+            if nan && self.problem.fold > 1 {
+                self.repair(&call, rows);
+            }
+        }
+    }
+
+    /// Sums again, each over its own window alone, the results of a folded tile that are NaN: a NaN or infinity that
+    /// only a pixel's neighbours reach met a zero weight.
+    ///
+    /// # Safety
+    /// As for the tile that ran.
+    unsafe fn repair(&self, call: &Tile, rows: usize) {
+        let Problem { isa, fold, channels, .. } = *self.problem;
+        let single = channels / fold;
+        let class = &self.problem.classes[0];
+        let (depth, taps) = (class.lattice.group_channels, class.lattice.w.taps.len());
+        for (row, lane) in (0..rows).flat_map(|row| (0..channels).map(move |lane| (row, lane))) {
+            // SAFETY: the addresses the tile itself went through.
+            unsafe {
+                let result = (*call.results.add(row)).wrapping_add(lane);
+                if !result.read().is_nan() {
+                    continue;
+                }
+                let first = lane / single * class.fold_step * depth;
+                let mut sum = 0.0f32;
+                for segment in call.segments.0..call.segments.1 {
+                    let source = *call.table.wrapping_add(segment * call.table_pitch).add(row);
+                    let source = source.wrapping_offset(*call.deltas.add(segment));
+                    for k in first..first + taps * depth {
+                        let weight = *call.panel.wrapping_add((segment * call.len + k) * call.pitch + lane);
+                        let value = *source.wrapping_add(k);
+                        sum = if isa == Isa::Portable { sum + value * weight } else { value.mul_add(weight, sum) };
+                    }
+                }
+                sum += if call.bias.is_null() { 0.0 } else { *call.bias.wrapping_add(lane) };
+                *result = if call.relu && sum < 0.0 { 0.0 } else { sum };
+            }
+        }
     }
 }
 

@@ -48,11 +48,11 @@ pub struct Tile {
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
 
 /// # Safety
-/// Every row's segments are readable for `len` floats, the panel for every segment's rows of `NV` vectors at `pitch`,
+/// Returns whether a result is NaN. Every row's segments are readable for `len` floats, the panel for every segment's rows of `NV` vectors at `pitch`,
 /// bias for `channels`; each result is writable for `channels` floats from `channel` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // see above
-unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
+unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> bool {
     // SAFETY: the caller's word.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
@@ -84,6 +84,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
                 S::store(spilled.at(i, v), sums[i][v]);
             }
         }
+        let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
             let first = v * S::LANES;
             let count = (tile.channels - first).min(S::LANES);
@@ -91,6 +92,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
                 if tile.bias.is_null() { S::splat(0.0) } else { S::load_partial(tile.bias.wrapping_add(first), count) };
             for i in 0..MR {
                 let mut sum = S::add(S::load(spilled.at(i, v)), bias);
+                nan = S::or(nan, S::is_nan(sum));
                 if tile.relu {
                     sum = S::max(S::splat(0.0), sum);
                 }
@@ -98,6 +100,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
                 S::store_partial(result, sum, count);
             }
         }
+        S::any(nan)
     }
 }
 
@@ -197,18 +200,18 @@ unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>
 /// Defines a function that runs a body for a number of rows and fixed further parameters: one shell per number of rows
 /// and level.
 macro_rules! by_rows {
-    ($pick:ident, $tile:ty, $body:ident::<_, _ $(, $param:literal)*>) => {
-        by_rows!(@ $pick, $tile, $body, [$($param),*]; 1 2 3 4 5 6 7 8 9 10 11 12);
+    ($pick:ident, $tile:ty, $result:ty, $body:ident::<_, _ $(, $param:literal)*>) => {
+        by_rows!(@ $pick, $tile, $result, $body, [$($param),*]; 1 2 3 4 5 6 7 8 9 10 11 12);
     };
-    (@ $pick:ident, $tile:ty, $body:ident, $params:tt; $($rows:literal)*) => {
+    (@ $pick:ident, $tile:ty, $result:ty, $body:ident, $params:tt; $($rows:literal)*) => {
         /// Runs a tile of `rows` rows.
         ///
         /// # Safety
         /// As for the body; `rows` is 1 to 12; the CPU has `isa`.
-        unsafe fn $pick(isa: Isa, rows: usize, tile: &$tile) {
+        unsafe fn $pick(isa: Isa, rows: usize, tile: &$tile) -> $result {
             match rows {
                 $($rows => {
-                    by_rows!(# $body, $tile, $rows, $params);
+                    by_rows!(# $body, $tile, $result, $rows, $params);
                     // SAFETY: the caller's word.
                     unsafe { run(isa, tile) }
                 })*
@@ -216,23 +219,23 @@ macro_rules! by_rows {
             }
         }
     };
-    (# $body:ident, $tile:ty, $rows:literal, [$($param:literal),*]) => {
-        multiversion! { fn run(tile: &$tile) = $body, [$rows $(, $param)*]; }
+    (# $body:ident, $tile:ty, $result:ty, $rows:literal, [$($param:literal),*]) => {
+        multiversion! { fn run(tile: &$tile) -> $result = $body, [$rows $(, $param)*]; }
     };
 }
 
-by_rows!(tile_1, Tile, tile_body::<_, _, 1>);
-by_rows!(tile_2, Tile, tile_body::<_, _, 2>);
-by_rows!(grad_1, GradTile, grad_body::<_, _, 1, false>);
-by_rows!(grad_1_full, GradTile, grad_body::<_, _, 1, true>);
-by_rows!(grad_2, GradTile, grad_body::<_, _, 2, false>);
-by_rows!(grad_2_full, GradTile, grad_body::<_, _, 2, true>);
+by_rows!(tile_1, Tile, bool, tile_body::<_, _, 1>);
+by_rows!(tile_2, Tile, bool, tile_body::<_, _, 2>);
+by_rows!(grad_1, GradTile, (), grad_body::<_, _, 1, false>);
+by_rows!(grad_1_full, GradTile, (), grad_body::<_, _, 1, true>);
+by_rows!(grad_2, GradTile, (), grad_body::<_, _, 2, false>);
+by_rows!(grad_2_full, GradTile, (), grad_body::<_, _, 2, true>);
 
-/// Runs a tile of `rows` × `vectors`.
+/// Runs a tile of `rows` × `vectors`; returns whether a result is NaN.
 ///
 /// # Safety
 /// As [`tile_body`]; `rows` is 1 to [`MAX_ROWS`], `vectors` 1 or 2; the CPU has `isa`.
-pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile) {
+pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile) -> bool {
     // SAFETY: the caller's word.
     unsafe { if vectors == 1 { tile_1(isa, rows, tile) } else { tile_2(isa, rows, tile) } }
 }

@@ -25,7 +25,7 @@ pub use indirect::{BackwardData, Forward};
 pub use pack::{PackBackwardData, PackForward};
 
 /// What follows a sum in registers or while the results are in cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epilogue {
     /// Add one value per output channel.
     pub bias: bool,
@@ -34,9 +34,10 @@ pub struct Epilogue {
 }
 
 /// Activations an epilogue can apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Activation {
     /// The identity.
+    #[default]
     None,
     /// max(x, 0)
     Relu,

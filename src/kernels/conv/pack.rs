@@ -19,7 +19,7 @@ pub struct Class {
     pub lattice: Lattice,
     pub packed_start: usize,
     /// Distance of folded pixels in the source.
-    fold_step: usize,
+    pub fold_step: usize,
 }
 
 /// A convolution or its data gradient as matrix products over lattices.
@@ -99,9 +99,9 @@ impl Problem {
 
     fn format(&self, direction: &str) -> String {
         let Geometry { ic, oc, groups, window, .. } = self.geometry;
-        // Which classes exist depends on the input only if it is smaller than the stride.
-        let classes = self.classes.len();
-        format!("{direction} {} ic{ic}oc{oc}g{groups}c{classes}{}", self.isa.name(), window.describe())
+        // Of the input's size only two things matter: how many pixels fold, and whether it is smaller than the stride.
+        let (fold, classes) = (self.fold, self.classes.len());
+        format!("{direction} {} ic{ic}oc{oc}g{groups}f{fold}c{classes}{}", self.isa.name(), window.describe())
     }
 
     /// Packs panel number `task`, counted over classes, groups and panels.
