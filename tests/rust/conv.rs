@@ -140,6 +140,7 @@ impl Case {
     }
 }
 
+#[allow(clippy::float_cmp)] // integers: exact or wrong
 fn same(found: &[f32], expected: &[f64], what: &str, isa: Isa, g: &Geometry) {
     assert_eq!(found.len(), expected.len());
     for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {

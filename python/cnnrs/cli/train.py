@@ -38,7 +38,7 @@ RECIPES = {
     ("digits", "tanh"): Recipe(epochs=60, max_lr=0.1, weight_decay=5e-4),
     ("digits", "relu"): Recipe(epochs=60, max_lr=0.03, weight_decay=5e-4),
     ("mnist", "tanh"): Recipe(epochs=10, max_lr=0.1, weight_decay=5e-4),
-    ("mnist", "relu"): Recipe(epochs=10, max_lr=0.03, weight_decay=5e-4),
+    ("mnist", "relu"): Recipe(epochs=10, max_lr=0.05, weight_decay=5e-4),
     ("fashion_mnist", "tanh"): Recipe(epochs=10, max_lr=0.1, weight_decay=5e-4),
     ("fashion_mnist", "relu"): Recipe(epochs=10, max_lr=0.03, weight_decay=5e-4),
 }
