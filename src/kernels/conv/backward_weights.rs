@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::Geometry;
-use super::gather::{Frame, Lattice, Walk};
+use super::gather::{Axis, Frame, Lattice, Walk, reads_rows};
 use super::micro::{GradTile, grad_tile, tile_rows};
 use super::tables::{Opened, Reading};
 use crate::kernels::Kernel;
@@ -32,6 +32,10 @@ pub struct BackwardWeights {
     lattice: Lattice,
     reading: Reading,
     parts: usize,
+    /// Neighbouring pixels whose gradients lie side by side in a vector.
+    fold: usize,
+    /// Output channels of one group, of all folded pixels.
+    channels: usize,
     vectors: usize,
     /// What tasks of one part own.
     blocks: Vec<Block>,
@@ -49,9 +53,13 @@ struct Block {
 impl BackwardWeights {
     /// The weight gradient of this convolution.
     pub fn new(isa: Isa, geometry: Geometry) -> Self {
-        let lattice = Lattice::forward(&geometry);
-        let pixel_blocks = lattice.rows().div_ceil(PIXELS);
+        let pixel_blocks = (geometry.n * geometry.oh * geometry.ow).div_ceil(PIXELS);
         let private = geometry.weights_len() * size_of::<f32>() <= PRIVATE && pixel_blocks >= MIN_PARTS;
+        let w = Axis::forward(&geometry, 1);
+        let foldable = private && reads_rows(&w, geometry.ic, geometry.groups);
+        let fold = if foldable { w.best_fold(geometry.oc, isa.lanes()) } else { 1 };
+        let w = if fold > 1 { w.folded(fold) } else { w };
+        let lattice = Lattice::new(geometry.n, Axis::forward(&geometry, 0), w, geometry.ic, geometry.groups);
         // A task that owns one tap would copy a band for that tap alone.
         let reading = if private || lattice.is_inside() {
             Reading::new(&lattice, PIXELS, pixel_blocks.max(1))
@@ -59,8 +67,9 @@ impl BackwardWeights {
             Reading::Pointers { rows: PIXELS }
         };
         let parts = if private { reading.units(&lattice).min(PARTS) } else { 1 };
-        let vectors = if geometry.group_oc() <= isa.lanes() { 1 } else { 2 };
-        let panels = geometry.group_oc().div_ceil(vectors * isa.lanes());
+        let channels = geometry.group_oc() * fold;
+        let vectors = if channels <= isa.lanes() { 1 } else { 2 };
+        let panels = channels.div_ceil(vectors * isa.lanes());
         let (segments, len) = (lattice.segments(), lattice.segment_len());
         let mut blocks = Vec::new();
         for group in 0..geometry.groups {
@@ -77,7 +86,7 @@ impl BackwardWeights {
                 }
             }
         }
-        Self { isa, geometry, lattice, reading, parts, vectors, blocks }
+        Self { isa, geometry, lattice, reading, parts, fold, channels, vectors, blocks }
     }
 
     /// Gradients in the result operand, to be summed in order.
@@ -93,6 +102,38 @@ impl BackwardWeights {
     fn head_len(&self) -> usize {
         self.reading.head_len(&self.lattice).next_multiple_of(16)
     }
+
+    /// Floats of one patch per pixel.
+    fn patches_len(&self) -> usize {
+        if self.reading.per_segment() { PIXELS * self.lattice.patch_len() } else { 0 }
+    }
+
+    /// Floats of the gradient by folded positions, which is taken apart at the end of a task.
+    fn folded_len(&self) -> usize {
+        if self.fold > 1 { self.lattice.depth() * self.channels } else { 0 }
+    }
+
+    /// Adds up the gradient by folded positions: of folded pixel `p`, position `e` is the kernel's `e − p·step`.
+    ///
+    /// # Safety
+    /// `folded` has `folded_len()` floats, `out` the weights' length.
+    unsafe fn unfold(&self, folded: *const f32, out: *mut f32) {
+        let (oc, depth) = (self.geometry.oc, self.lattice.group_channels);
+        let (taps, len) = (self.geometry.window.kernel[1], self.lattice.segment_len());
+        let step = self.geometry.window.stride[1] * depth;
+        for segment in 0..self.lattice.segments() {
+            for (position, channel) in (0..taps * depth).flat_map(|e| (0..oc).map(move |k| (e, k))) {
+                let mut sum = 0.0f32;
+                for pixel in 0..self.fold {
+                    let from = (segment * len + position + pixel * step) * self.channels + pixel * oc + channel;
+                    // SAFETY: inside the folded gradient.
+                    sum += unsafe { *folded.wrapping_add(from) };
+                }
+                // SAFETY: inside this part's gradient, which belongs to this task.
+                unsafe { *out.wrapping_add((segment * taps * depth + position) * oc + channel) = sum };
+            }
+        }
+    }
 }
 
 /// `0..total` in nearly equal pieces of at most `most`.
@@ -107,12 +148,14 @@ struct Scratch {
     table: *mut *const f32,
     head: *mut f32,
     patches: *mut f32,
+    folded: *mut f32,
 }
 
 impl Kernel for BackwardWeights {
     fn name(&self) -> String {
         let rows = tile_rows(self.isa, self.vectors);
-        format!("conv_backward_weights_{rows}x{}_{}", self.nr(), self.isa.name())
+        let fold = if self.fold > 1 { format!("_fold{}", self.fold) } else { String::new() };
+        format!("conv_backward_weights{fold}_{rows}x{}_{}", self.nr(), self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -120,8 +163,7 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        let patches = if self.reading.per_segment() { PIXELS * self.lattice.patch_len() } else { 0 };
-        PIXELS * size_of::<*const f32>() + (self.head_len() + patches) * size_of::<f32>()
+        PIXELS * size_of::<*const f32>() + (self.head_len() + self.patches_len() + self.folded_len()) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -132,7 +174,9 @@ impl Kernel for BackwardWeights {
         let (part, block) = (task / self.blocks.len(), &self.blocks[task % self.blocks.len()]);
         let lattice = &self.lattice;
         let head = scratch.wrapping_add(PIXELS * size_of::<*const f32>()).cast::<f32>();
-        let scratch = Scratch { table: scratch.cast(), head, patches: head.wrapping_add(self.head_len()) };
+        let patches = head.wrapping_add(self.head_len());
+        let folded = patches.wrapping_add(self.patches_len());
+        let scratch = Scratch { table: scratch.cast(), head, patches, folded };
         let frame = self.reading.frame(lattice);
         let source = args.src::<f32>(0).at(0, 0).wrapping_add(block.group * lattice.group_channels);
         let units = self.reading.units(lattice);
@@ -156,6 +200,10 @@ impl Kernel for BackwardWeights {
                 let nothing = Opened::nothing();
                 self.piece(block, part, 0..0, args, &nothing, &frame, &scratch, false);
             }
+            if self.fold > 1 {
+                let len = self.geometry.weights_len();
+                self.unfold(scratch.folded, args.dst::<f32>(2).at(part * len, len));
+            }
         }
     }
 }
@@ -176,41 +224,50 @@ impl BackwardWeights {
         scratch: &Scratch,
         add: bool,
     ) {
-        let (diff, out) = (args.src::<f32>(1), args.dst::<f32>(2));
-        let (lattice, oc, group_oc) = (&self.lattice, self.geometry.oc, self.geometry.group_oc());
+        let (diff_dst, out) = (args.src::<f32>(1), args.dst::<f32>(2));
+        let lattice = &self.lattice;
         let (nr, lanes, mr) = (self.nr(), self.isa.lanes(), tile_rows(self.isa, self.vectors));
+        let diff_pitch = self.geometry.oc * self.fold;
         let base = part * self.geometry.weights_len();
+        let pointed = self.reading.per_segment();
         // SAFETY: the caller's word.
         unsafe {
-            if !self.reading.per_segment() && !rows.is_empty() {
+            if !pointed && !rows.is_empty() {
                 let mut walk = lattice.walk(rows.start);
-                for pixel in 0..rows.len() {
-                    *scratch.table.add(pixel) = opened.pixel(frame, walk);
-                    walk.step(lattice);
+                let mut done = 0;
+                while done < rows.len() {
+                    let run = walk.left(lattice).min(rows.len() - done);
+                    let start = opened.pixel(frame, walk);
+                    for i in 0..run {
+                        *scratch.table.add(done + i) = start.wrapping_add(i * frame.pixel);
+                    }
+                    done += run;
+                    walk.skip(run, lattice);
                 }
             }
             for segment in block.segments.clone() {
-                if self.reading.per_segment() && !rows.is_empty() {
+                if pointed && !rows.is_empty() {
                     self.point(segment, lattice.walk(rows.start), rows.len(), opened, scratch);
                 }
                 for positions in pieces(block.positions.len(), mr) {
                     let position = block.positions.start + positions.start;
+                    let row = segment * lattice.segment_len() + position;
                     for panel in block.panels.clone() {
-                        let channels = nr.min(group_oc - panel * nr);
-                        let column = block.group * group_oc + panel * nr;
-                        let row = segment * lattice.segment_len() + position;
+                        let channels = nr.min(self.channels - panel * nr);
+                        let column = block.group * self.channels + panel * nr;
+                        let diff = rows.start * diff_pitch + column;
                         let tile = GradTile {
                             table: scratch.table,
                             offset: frame.deltas[segment] + position as isize,
                             pixels: rows.len(),
-                            diff: if rows.is_empty() {
-                                std::ptr::null()
+                            diff: if rows.is_empty() { std::ptr::null() } else { diff_dst.at(diff, channels) },
+                            diff_pitch,
+                            result: if self.fold > 1 {
+                                scratch.folded.wrapping_add(row * diff_pitch + column)
                             } else {
-                                diff.at(rows.start * oc + column, channels)
+                                out.at(base + row * diff_pitch + column, channels)
                             },
-                            diff_pitch: oc,
-                            result: out.at(base + row * oc + column, channels),
-                            pitch: oc,
+                            pitch: diff_pitch,
                             channels,
                             add,
                         };

@@ -313,7 +313,8 @@ pub struct Frame {
     origin: isize,
     image: usize,
     line: usize,
-    pixel: usize,
+    /// Floats from a pixel to its neighbour.
+    pub pixel: usize,
     /// Floats from the first segment to each.
     pub deltas: Vec<isize>,
 }
@@ -338,7 +339,19 @@ impl Walk {
     /// To the next result pixel.
     #[inline(always)]
     pub fn step(&mut self, lattice: &Lattice) {
-        self.x += 1;
+        self.skip(1, lattice);
+    }
+
+    /// Result pixels left on this line.
+    #[inline(always)]
+    pub fn left(&self, lattice: &Lattice) -> usize {
+        lattice.w.count - self.x
+    }
+
+    /// Over so many result pixels, at most to the start of the next line.
+    #[inline(always)]
+    pub fn skip(&mut self, count: usize, lattice: &Lattice) {
+        self.x += count;
         if self.x == lattice.w.count {
             self.x = 0;
             self.y += 1;

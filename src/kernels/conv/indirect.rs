@@ -118,10 +118,10 @@ impl Indirect {
                 let frame = tables.open(unit, rows.clone(), source);
                 for slot in 0..tiles {
                     let part = share(slot, tiles, rows.len());
-                    tables.fill(slot, rows.start + part.start..rows.start + part.end, &frame, |walk| {
-                        let pixel = self.pixel(lattice, walk) * self.dst_channels + group * single;
-                        dst.at(pixel, problem.channels)
-                    });
+                    let rows = rows.start + part.start..rows.start + part.end;
+                    let result =
+                        |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
+                    tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
                 }
                 if cut.resident {
                     for slot in 0..tiles {

@@ -5,7 +5,6 @@
 //! padding) every pixel and segment gets a pointer of its own.
 
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::MAX_ROWS;
 
 /// A band up to so many bytes is copied: it shares the second-level cache with the weights.
 const BAND: usize = 256 << 10;
@@ -207,7 +206,7 @@ impl<'a> Tables<'a> {
         unsafe { self.reading.open(self.lattice, unit, rows.len(), source, self.head) }
     }
 
-    /// Writes the tables of a tile.
+    /// Writes the tables of a tile; `result` gives a pixel's result, `result_pitch` the floats to its neighbour's.
     ///
     /// # Safety
     /// `opened` is this unit's source; `rows` has 1 to `mr` result pixels of it; `slot` is below the unit's tiles.
@@ -217,36 +216,45 @@ impl<'a> Tables<'a> {
         rows: std::ops::Range<usize>,
         opened: &Opened,
         result: impl Fn(Walk) -> *mut f32,
+        result_pitch: usize,
     ) {
         let lattice = self.lattice;
         let (results, table) = (self.results(slot).cast_mut(), self.table(slot).cast_mut());
-        let mut walks = [lattice.walk(rows.start); MAX_ROWS];
-        let mut walk = walks[0];
-        for place in walks.iter_mut().take(rows.len()) {
-            *place = walk;
-            walk.step(lattice);
-        }
-        let walks = &walks[..rows.len()];
+        let first = lattice.walk(rows.start);
+        let mut walk = first;
+        let mut done = 0;
         // SAFETY: a tile's tables hold `mr` rows.
         unsafe {
-            for (i, &at) in walks.iter().enumerate() {
-                *results.add(i) = result(at);
-            }
-            let (first, last) = (walks[0], walks[walks.len() - 1]);
-            let one_image = first.image == last.image;
-            *self.range(slot) = if one_image { lattice.reached(first.y, last.y) } else { (0, lattice.segments()) };
-            if !self.per_segment() {
-                for (i, &at) in walks.iter().enumerate() {
-                    *table.add(i) = opened.pixel(&self.frame, at);
+            while done < rows.len() {
+                let run = walk.left(lattice).min(rows.len() - done);
+                let start = result(walk);
+                for i in 0..run {
+                    *results.add(done + i) = start.wrapping_add(i * result_pitch);
                 }
+                if !self.per_segment() {
+                    let start = opened.pixel(&self.frame, walk);
+                    for i in 0..run {
+                        *table.add(done + i) = start.wrapping_add(i * self.frame.pixel);
+                    }
+                }
+                done += run;
+                if done < rows.len() {
+                    walk.skip(run, lattice);
+                }
+            }
+            let one_image = first.image == walk.image;
+            *self.range(slot) = if one_image { lattice.reached(first.y, walk.y) } else { (0, lattice.segments()) };
+            if !self.per_segment() {
                 return;
             }
             let patches = table.wrapping_add(lattice.segments() * self.mr).cast::<f32>();
             for segment in 0..lattice.segments() {
                 let (r, c) = lattice.position(segment);
-                for (i, &at) in walks.iter().enumerate() {
+                let mut walk = first;
+                for i in 0..rows.len() {
                     let patch = patches.wrapping_add((segment * self.mr + i) * lattice.patch_len());
-                    *table.add(segment * rows.len() + i) = lattice.segment(at, r, c, opened.memory, self.head, patch);
+                    *table.add(segment * rows.len() + i) = lattice.segment(walk, r, c, opened.memory, self.head, patch);
+                    walk.step(lattice);
                 }
             }
         }
