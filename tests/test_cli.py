@@ -156,7 +156,7 @@ def test_recipes() -> None:
         for activation in ("tanh", "relu"):
             recipe = train_command.RECIPES[data, activation]
             assert recipe.max_lr > 0
-            assert recipe.epochs <= (30 if data == "digits" else 10)
+            assert recipe.epochs <= (60 if data == "digits" else 10)
 
 
 # predict

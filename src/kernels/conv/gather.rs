@@ -117,12 +117,6 @@ impl Lattice {
         Self { images, h, w, src_channels, group_channels, columns, span }
     }
 
-    /// The lattice of a convolution's outputs.
-    pub fn forward(geometry: &Geometry) -> Self {
-        let axis = |axis| Axis::forward(geometry, axis);
-        Self::new(geometry.n, axis(0), axis(1), geometry.ic, geometry.groups)
-    }
-
     /// Result pixels.
     pub fn rows(&self) -> usize {
         self.images * self.h.count * self.w.count
