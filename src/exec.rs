@@ -73,6 +73,8 @@ pub unsafe fn run(
                     unsafe { step.kernel.run(task, &args, scratch) };
                     if !writes && poll(&mut clock, interrupted) {
                         stop.fetch_min(index, Ordering::SeqCst);
+                    }
+                    if stop.load(Ordering::Relaxed) <= index {
                         break;
                     }
                 }

@@ -14,6 +14,9 @@ use crate::tensor::{Args, Dst, Src};
 const TASKS: usize = 32;
 /// Multiply-adds below which a task is not worth being cut further.
 const TASK_WORK: usize = 1 << 17;
+/// Multiply-adds above which a task is cut further all the same: some milliseconds, after which the caller can look for
+/// an interrupt.
+const LONG_WORK: usize = 1 << 28;
 /// Weights up to so many bytes stay in the cache while tiles pass; larger ones pass while tiles stay.
 const RESIDENT: usize = 512 << 10;
 /// Units of work up to which large weights are shared out over the tasks.
@@ -52,8 +55,8 @@ impl Indirect {
             .map(|class| {
                 let lattice = &problem.classes[class].lattice;
                 let rows = if problem.channels == 0 { 0 } else { lattice.rows() };
-                let work = rows * problem.channels * lattice.depth().max(1);
-                let wanted = (work / TASK_WORK).clamp(1, TASKS);
+                let work = rows.saturating_mul(problem.channels).saturating_mul(lattice.depth().max(1));
+                let wanted = (work / TASK_WORK).clamp(1, TASKS.max(work / LONG_WORK));
                 let reading = Reading::new(lattice, mr, wanted);
                 let units = if rows == 0 { 0 } else { reading.units(lattice) };
                 let weights = problem.group_len(class) * size_of::<f32>();
