@@ -16,7 +16,7 @@ import oracle
 import tolerance
 from cases import Array
 from cnnrs import _core, models, nn
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 
 class Tagged(np.ndarray):

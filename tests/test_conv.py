@@ -13,7 +13,7 @@ import cases
 import oracle
 import tolerance
 from cases import ConvCase
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 ALL_CASES = [*cases.EDGE_CASES, *cases.BIG_CASES]
 Check = Callable[[ConvCase, bool], None]

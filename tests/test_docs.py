@@ -52,7 +52,7 @@ def test_docstring(name: str) -> None:
 
 def test_examples_were_found() -> None:
     """The search for examples reaches functions, layers and models."""
-    assert {"cnnrs.functional.conv2d", "cnnrs.nn.conv.Conv2d", "cnnrs.models.lenet.lenet5"} <= set(EXAMPLES)
+    assert {"cnnrs.functional.conv.conv2d", "cnnrs.nn.conv.Conv2d", "cnnrs.models.lenet.lenet5"} <= set(EXAMPLES)
 
 
 @pytest.mark.usefixtures("_elsewhere", "restore_threads")

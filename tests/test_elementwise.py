@@ -17,7 +17,7 @@ import oracle
 import tolerance
 from cases import Array
 from cnnrs import _core
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 Function = Callable[[Any], Any]
 ACTIVATIONS = pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import cnnrs
 import tolerance
 from cases import Array
 from cnnrs import Trainer, models, nn, optim
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 Call = Callable[..., Any]
 X, WEIGHT = cases.real(2, 8, 9, 4), cases.real(3, 3, 4, 6)
@@ -292,7 +292,7 @@ def test_files(tmp_path: Path) -> None:
 
 MEMORY = """
 import numpy as np, cnnrs
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 one, pixel = np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
 for padding in (2**20, 2**30, 2**31 - 1):
     try:

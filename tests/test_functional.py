@@ -11,7 +11,7 @@ import pytest
 import cnnrs
 from cases import real
 from cnnrs import _args, nn
-from cnnrs import functional as F  # noqa: N812  the name the documentation uses
+from cnnrs import functional as F
 
 X = real(2, 6, 6, 4)
 WEIGHT = real(3, 3, 4, 8)

@@ -16,7 +16,7 @@ import reference_net as ref
 import tolerance
 from cases import Array
 from cnnrs import Trainer, models, nn, optim
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 from reference_net import Bounded, Layer
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]

@@ -11,7 +11,7 @@ import pytest
 
 import cnnrs
 from cases import real
-from cnnrs import functional as F  # noqa: N812  the name the documentation uses
+from cnnrs import functional as F
 from cnnrs import graph, models, nn
 
 

@@ -14,7 +14,7 @@ import cnnrs
 import oracle
 import tolerance
 from cases import Array
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 Shape = tuple[int, int, int]
 SHAPES: list[Shape] = [

@@ -19,7 +19,7 @@ MARGIN = 64 << 20
 PEAK = """
 import resource, sys
 import numpy as np
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 function, size = sys.argv[1], int(sys.argv[2])
 call = {

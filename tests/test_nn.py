@@ -15,7 +15,7 @@ import pytest
 
 import cnnrs
 from cases import real
-from cnnrs import functional as F  # noqa: N812  the name the documentation uses
+from cnnrs import functional as F
 from cnnrs import graph, models, nn
 from cnnrs.nn import _cache, init
 

@@ -12,7 +12,7 @@ import cases
 import oracle
 import tolerance
 from cases import Array, PoolCase
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 MAX_CASES = [*cases.POOL_CASES, *cases.DILATED_POOL_CASES]
 

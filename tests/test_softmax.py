@@ -15,7 +15,7 @@ import oracle
 import tolerance
 from cases import Array
 from cnnrs import _core
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 SHAPES = [(1, 1), (3, 1), *((4, classes) for classes in range(2, 36)), (64, 10), (7, 1000), (257, 100)]
 

@@ -15,7 +15,7 @@ import cnnrs
 import tolerance
 from cases import Array
 from cnnrs import Trainer, models, optim
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 
 FORMS = pytest.mark.parametrize("form", [{}, {"activation": "relu", "pool": "max"}], ids=["tanh-avg", "relu-max"])
 
@@ -130,7 +130,7 @@ def test_number_of_threads_must_be_an_int(count: Any) -> None:
 FORK = """
 import os, sys
 import numpy as np, cnnrs
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 cnnrs.set_num_threads(3)
 x = np.random.default_rng(0).standard_normal((8, 40, 40, 32)).astype(np.float32)
 w = np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 
 import cnnrs
 from cnnrs import Trainer, datasets, nn, optim
-from cnnrs import functional as F  # noqa: N812
+from cnnrs import functional as F
 from cnnrs.callbacks import Callback
 from tolerance import UNIT, assert_same_bits, assert_within, cross_entropy, reduction, softmax
 

@@ -17,7 +17,7 @@ const FLOAT: usize = size_of::<f32>();
 
 /// Lowers a simplified graph.
 pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
-    let mut lowering = Lowering::new(graph, options);
+    let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     for node in pure.into_iter().chain(effects) {
         lowering.node(node)?;
@@ -41,6 +41,8 @@ struct Lowering<'a> {
     graph: &'a Graph,
     options: Options,
     written: Vec<usize>,
+    /// Whether anybody needs a value.
+    read: Vec<bool>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     steps: Vec<DraftStep>,
@@ -49,7 +51,7 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph, options: Options) -> Self {
+    fn new(graph: &'a Graph, outputs: &[ValueId], options: Options) -> Self {
         let effects = graph.nodes().iter().filter(|node| node.op.has_effect());
         let mut written: Vec<usize> = effects
             .flat_map(|node| &node.inputs)
@@ -58,12 +60,17 @@ impl<'a> Lowering<'a> {
                 _ => None,
             })
             .collect();
+        let mut read = vec![false; graph.value_count()];
+        for id in graph.nodes().iter().flat_map(|node| &node.inputs).chain(outputs) {
+            read[id.0] = true;
+        }
         written.sort_unstable();
         written.dedup();
         Self {
             graph,
             options,
             written,
+            read,
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             steps: Vec::new(),
@@ -209,8 +216,12 @@ impl<'a> Lowering<'a> {
             }
             Op::MaxPool2d { window, .. } => {
                 let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
-                let kernel = pool::MaxPool::new(isa, geometry, true);
-                let operands = self.buffers(&[input(0), node.outputs[0], node.outputs[1]]);
+                let indexed = self.read[node.outputs[1].0];
+                let kernel = pool::MaxPool::new(isa, geometry, indexed);
+                let mut operands = self.buffers(&[input(0), node.outputs[0]]);
+                if indexed {
+                    operands.push(self.buffer(node.outputs[1]));
+                }
                 self.push(node, kernel, operands, self.pool_shape(input(0), *window));
             }
             Op::MaxPool2dBackward { window, .. } => {

@@ -1,0 +1,99 @@
+"""From scores to probabilities, and to a loss."""
+
+from __future__ import annotations
+
+from typing import Any, cast, overload
+
+import numpy.typing as npt
+
+from cnnrs import _args, graph
+from cnnrs._core import UnsupportedError
+from cnnrs.functional._dispatch import Array, Tensor, apply
+from cnnrs.graph import Value
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Compute exp(x) / sum(exp(x)) along the last axis, with the row's maximum subtracted first.
+
+    Args:
+        x: Scores (N, K).
+        axis: The last axis, the only one there is yet.
+
+    Returns:
+        Probabilities (N, K); every row sums to 1.
+
+    Raises:
+        ShapeError: not two dimensions.
+        TypeError: the array is not float32, or `axis` not an int.
+        ValueError: `axis` is not an axis of the array.
+        UnsupportedError: an axis that is not the last one.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F
+        >>> F.softmax(np.zeros((1, 4), np.float32)).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+    op = "softmax"
+    x = _args.check_array(x, op, "x", 2)
+    if _args.integer(axis, "axis", op, -2, 1) % 2 != 1:
+        message = f"{graph.label(op)}: axis must be the last one (-1), got {axis}"
+        raise UnsupportedError(message)
+    return cast("Tensor", apply(op, [x])[0])
+
+
+@overload
+def cross_entropy(
+    logits: Array,
+    labels: npt.NDArray[Any],
+    weight: None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> float: ...
+@overload
+def cross_entropy(
+    logits: Value,
+    labels: npt.NDArray[Any] | Value,
+    weight: None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> Value: ...
+def cross_entropy(
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> Any:
+    """Compute the mean over the batch of -log(softmax(logits)[label]).
+
+    Args:
+        logits: Scores (N, K).
+        labels: Integers (N,) from 0 to K - 1.
+        weight: Reserved for weights of the classes; must be None.
+        label_smoothing: Reserved; must be 0.
+        ignore_index: Reserved for a label to leave out; must be None.
+
+    Returns:
+        The loss, a float; a 0-d value while tracing.
+
+    Raises:
+        ShapeError: the ranks or the counts do not fit.
+        TypeError: logits are not float32, or labels not integers.
+        ValueError: a label is not in [0, K).
+        UnsupportedError: a reserved argument is given.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F
+        >>> loss = F.cross_entropy(np.zeros((2, 10), np.float32), np.array([3, 7]))
+        >>> round(loss, 5)
+        2.30259
+    """
+    op = "cross_entropy"
+    reserved = {"weight": weight, "label_smoothing": label_smoothing or None, "ignore_index": ignore_index}
+    for name, value in reserved.items():
+        if value is not None:
+            message = f"{graph.label(op)}: {name} is not there yet, got {_args.show(value)}"
+            raise UnsupportedError(message)
+    return apply(op, [_args.check_array(logits, op, "logits", 2), _args.check_labels(labels, op)])[0]

@@ -1,0 +1,42 @@
+"""The programs under `examples/` run as a reader would start them, with settings that take seconds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+RUNS = {
+    "train_lenet.py": (("--epochs", "2", "--output", "weights.safetensors"), r"test loss \d\.\d+, accuracy \d+\.\d\d%"),
+    "functional_ops.py": (("--digit", "7"), r"(?s)stride 2, padding 1, dilation 1: 14 .*\na 7 and its edges\n"),
+    "custom_module.py": (("--epochs", "1"), r"(?s)epoch 1: mean loss .*\ntest accuracy \d+\.\d\d%\n"),
+}
+
+
+def test_every_example_is_run() -> None:
+    assert sorted(RUNS) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_example_says_how_to_run_it(name: str) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert f"    python examples/{name}" in (ast.get_docstring(ast.parse(text)) or "")
+    assert text.count("\n") <= 80
+
+
+@pytest.mark.skipif(find_spec("sklearn") is None, reason="the examples use the digits of scikit-learn")
+@pytest.mark.parametrize("name", RUNS)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    arguments, expected = RUNS[name]
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert re.search(expected, result.stdout), result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [word for word in arguments if word.endswith(".safetensors")]
