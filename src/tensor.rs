@@ -73,6 +73,9 @@ pub fn shape_text(shape: &[usize]) -> String {
 }
 
 /// Zeroed memory on a 64-byte boundary; freed on drop.
+///
+/// Large buffers come from the system page by page, in huge pages where it grants them: nothing is touched before it is
+/// used, and address translation costs little.
 #[derive(Debug)]
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
@@ -90,10 +93,14 @@ impl AlignedBuf {
         if bytes == 0 {
             return Ok(Self { ptr: NonNull::<u8>::dangling(), bytes });
         }
-        let layout = Self::layout(bytes)?;
-        // SAFETY: the layout has a size above zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        NonNull::new(ptr).map(|ptr| Self { ptr, bytes }).ok_or(Error::Memory(bytes as u128))
+        let start = if pages::wanted(bytes) {
+            pages::map(bytes)
+        } else {
+            let layout = Self::layout(bytes)?;
+            // SAFETY: the layout has a size above zero.
+            NonNull::new(unsafe { alloc_zeroed(layout) })
+        };
+        start.map(|ptr| Self { ptr, bytes }).ok_or(Error::Memory(bytes as u128))
     }
 
     fn layout(bytes: usize) -> Result<Layout> {
@@ -113,13 +120,70 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.bytes > 0
-            && let Ok(layout) = Self::layout(self.bytes)
-        {
+        if self.bytes == 0 {
+            return;
+        }
+        if pages::wanted(self.bytes) {
+            // SAFETY: mapped in `new` with this very size.
+            unsafe { pages::unmap(self.ptr, self.bytes) };
+        } else if let Ok(layout) = Self::layout(self.bytes) {
             // SAFETY: allocated in `new` with this very layout.
             unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }
     }
+}
+
+/// Memory straight from the system, on Linux.
+mod pages {
+    use std::ptr::NonNull;
+
+    /// A huge page of x86-64; buffers of that size and more are mapped.
+    const HUGE: usize = 2 << 20;
+
+    pub fn wanted(bytes: usize) -> bool {
+        cfg!(target_os = "linux") && bytes >= HUGE
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn map(bytes: usize) -> Option<NonNull<u8>> {
+        let length = bytes.checked_next_multiple_of(HUGE)?;
+        let whole = length.checked_add(HUGE)?;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping, of which the parts outside a 2 MiB boundary are given back at once; advice
+        // that the system refuses changes nothing.
+        unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), whole, access, kind, -1, 0);
+            if start == libc::MAP_FAILED {
+                return None;
+            }
+            let before = start.align_offset(HUGE);
+            if before > 0 {
+                libc::munmap(start, before);
+            }
+            let start = start.byte_add(before);
+            libc::munmap(start.byte_add(length), whole - before - length);
+            libc::madvise(start, length, libc::MADV_HUGEPAGE);
+            NonNull::new(start.cast())
+        }
+    }
+
+    /// # Safety
+    /// `start` came from [`map`] with the same size and is not used any more.
+    #[cfg(target_os = "linux")]
+    pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the mapping that `map` left.
+        unsafe { libc::munmap(start.as_ptr().cast(), bytes.next_multiple_of(HUGE)) };
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn map(_bytes: usize) -> Option<NonNull<u8>> {
+        None
+    }
+
+    /// # Safety
+    /// Nothing is ever mapped here.
+    #[cfg(not(target_os = "linux"))]
+    pub unsafe fn unmap(_start: NonNull<u8>, _bytes: usize) {}
 }
 
 /// One operand of a kernel: where its elements are and how many bytes they take.
