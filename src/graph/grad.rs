@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Adds to `graph` the nodes that compute Σ seedᵢ · ∂outputᵢ/∂w for each `w` of `wrt`.
 ///
 /// A seed of `None` stands for one and needs a scalar output. A result of `None` means that no output depends on that
-/// value. Contributions are summed in reverse order of use.
+/// value. Contributions are summed in order of use.
 pub fn gradients(
     graph: &mut Graph,
     outputs: &[ValueId],
@@ -34,13 +34,13 @@ pub fn gradients(
             None if tape.graph.value(output).shape.is_empty() => Seed::One,
             None => return Err(Error::Shape("an output without a seed is a scalar".into())),
         };
-        tape.add(output, seed)?;
+        tape.add(output, seed);
     }
     let nodes = tape.graph.nodes().to_vec();
     for node in nodes.iter().rev() {
         tape.propagate(node)?;
     }
-    Ok(wrt.iter().map(|&id| tape.take(id)).collect())
+    wrt.iter().map(|&id| tape.take(id)).collect()
 }
 
 /// A gradient: a value, or the scalar one that has no value yet.
@@ -54,7 +54,8 @@ struct Tape<'a> {
     graph: &'a mut Graph,
     /// Values that depend on what we differentiate by; the others get no gradient.
     reached: Vec<bool>,
-    grads: Vec<Option<Seed>>,
+    /// Contributions by value, the last use's first.
+    grads: Vec<Vec<Seed>>,
 }
 
 impl Tape<'_> {
@@ -62,13 +63,27 @@ impl Tape<'_> {
         self.reached.get(id.0).copied().unwrap_or(false)
     }
 
-    fn get(&self, id: ValueId) -> Option<Seed> {
-        self.grads.get(id.0).copied().flatten()
+    fn has(&self, id: ValueId) -> bool {
+        self.grads.get(id.0).is_some_and(|seeds| !seeds.is_empty())
+    }
+
+    /// The sum of all contributions in order of use, if there are any. All users were visited before.
+    fn total(&mut self, id: ValueId) -> Result<Option<Seed>> {
+        let seeds = self.grads.get(id.0).cloned().unwrap_or_default();
+        let mut order = seeds.into_iter().rev();
+        let Some(mut sum) = order.next() else { return Ok(None) };
+        for seed in order {
+            let terms = [self.value(sum), self.value(seed)];
+            sum = Seed::Value(self.graph.add_one(Op::Add, &terms, "")?);
+        }
+        self.grads[id.0] = vec![sum];
+        Ok(Some(sum))
     }
 
     /// The gradient as a value, if there is one.
-    fn take(&mut self, id: ValueId) -> Option<ValueId> {
-        self.get(id).map(|seed| self.value(seed))
+    fn take(&mut self, id: ValueId) -> Result<Option<ValueId>> {
+        let total = self.total(id)?;
+        Ok(total.map(|seed| self.value(seed)))
     }
 
     fn value(&mut self, seed: Seed) -> ValueId {
@@ -78,29 +93,21 @@ impl Tape<'_> {
         }
     }
 
-    fn add(&mut self, id: ValueId, grad: Seed) -> Result<()> {
+    fn add(&mut self, id: ValueId, grad: Seed) {
         if !self.wants(id) {
-            return Ok(());
+            return;
         }
         if self.grads.len() <= id.0 {
-            self.grads.resize(id.0 + 1, None);
+            self.grads.resize(id.0 + 1, Vec::new());
         }
-        let sum = match self.grads[id.0] {
-            None => grad,
-            Some(so_far) => {
-                let terms = [self.value(so_far), self.value(grad)];
-                Seed::Value(self.graph.add_one(Op::Add, &terms, "")?)
-            }
-        };
-        self.grads[id.0] = Some(sum);
-        Ok(())
+        self.grads[id.0].push(grad);
     }
 
     /// Adds the result of a backward op to the gradient of `target`, if somebody needs it.
     fn emit(&mut self, target: ValueId, op: Op, inputs: &[ValueId], name: &str) -> Result<()> {
         if self.wants(target) {
             let grad = self.graph.add_one(op, inputs, name)?;
-            self.add(target, Seed::Value(grad))?;
+            self.add(target, Seed::Value(grad));
         }
         Ok(())
     }
@@ -113,13 +120,14 @@ impl Tape<'_> {
     /// Carries the gradient of a node's results to its operands.
     fn propagate(&mut self, node: &Node) -> Result<()> {
         let Some(first) = node.outputs.first() else { return Ok(()) };
-        if node.outputs[1..].iter().any(|&id| self.get(id).is_some()) {
+        if node.outputs[1..].iter().any(|&id| self.has(id)) {
             return Err(unsupported(node, "gradients flow through the first result only"));
         }
-        let Some(seed) = self.get(*first) else { return Ok(()) };
+        let Some(seed) = self.total(*first)? else { return Ok(()) };
         let (inputs, name) = (&node.inputs, node.name.as_str());
         if let (Op::CrossEntropy, Seed::One) = (&node.op, seed) {
-            return self.add(inputs[0], Seed::Value(node.outputs[2]));
+            self.add(inputs[0], Seed::Value(node.outputs[2]));
+            return Ok(());
         }
         let grad = self.value(seed);
         match &node.op {
@@ -147,8 +155,9 @@ impl Tape<'_> {
             }
             Op::Unary(kind) => self.emit(inputs[0], Op::UnaryBackward(*kind), &[grad, *first], name),
             Op::Add => {
-                self.add(inputs[0], Seed::Value(grad))?;
-                self.add(inputs[1], Seed::Value(grad))
+                self.add(inputs[0], Seed::Value(grad));
+                self.add(inputs[1], Seed::Value(grad));
+                Ok(())
             }
             Op::Scale => {
                 if self.wants(inputs[1]) {
@@ -195,4 +204,43 @@ impl Tape<'_> {
 
 fn unsupported(node: &Node, why: &str) -> Error {
     Error::Unsupported(why.to_owned()).within(node.op.name()).within(&node.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::UnaryKind;
+    use crate::tensor::DType;
+
+    #[test]
+    fn contributions_are_summed_in_order_of_use() {
+        let mut graph = Graph::new();
+        let x = graph.input(vec![2, 3], DType::F32, "x", true).unwrap();
+        let weight = graph.parameter(vec![3, 3], "weight");
+        let mut y = x;
+        for _ in 0..3 {
+            y = graph.add_one(Op::Linear { activation: None }, &[y, weight], "").unwrap();
+        }
+        let seed = graph.input(vec![2, 3], DType::F32, "seed", true).unwrap();
+        let grads = gradients(&mut graph, &[y], &[Some(seed)], &[weight]).unwrap();
+        let of_use = |index: usize| {
+            let input = graph.nodes()[index].inputs[0];
+            let mine = |node: &&Node| node.op == Op::LinearBackwardWeights && node.inputs[0] == input;
+            graph.nodes().iter().find(mine).unwrap().outputs[0]
+        };
+        let sums: Vec<&Node> = graph.nodes().iter().filter(|node| node.op == Op::Add).collect();
+        assert_eq!(sums.len(), 2);
+        assert_eq!(sums[0].inputs, [of_use(0), of_use(1)]);
+        assert_eq!(sums[1].inputs, [sums[0].outputs[0], of_use(2)]);
+        assert_eq!(grads, [Some(sums[1].outputs[0])]);
+    }
+
+    #[test]
+    fn a_value_no_output_depends_on_has_no_gradient() {
+        let mut graph = Graph::new();
+        let x = graph.input(vec![2, 3], DType::F32, "x", true).unwrap();
+        let other = graph.input(vec![2, 3], DType::F32, "other", true).unwrap();
+        let y = graph.add_one(Op::Unary(UnaryKind::Relu), &[x], "").unwrap();
+        assert_eq!(gradients(&mut graph, &[y], &[Some(x)], &[other]).unwrap(), [None]);
+    }
 }
