@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 
 import cases
+import cnnrs
 import oracle
 import tolerance
 from cases import ConvCase
@@ -102,6 +104,31 @@ def test_random_geometries(isa: str, count: int, check: Check) -> None:
     assert checked == count
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("isa", "restore_threads")
+def test_random_geometries_on_any_number_of_threads() -> None:
+    """2,000 random geometries, all directions: the same bits on 1, 2 and 5 threads and in a second run on each."""
+    geometries = list(cases.geometries(2000, seed=2000))
+
+    def results() -> list[bytes]:
+        digests = []
+        for case in geometries:
+            data = case.data(integer=False)
+            arrays = [
+                F.conv2d(data.x, data.weight, data.bias, **case.geometry),
+                F.conv2d_backward_data(data.grad_y, data.weight, case.input_shape, **case.geometry),
+                *F.conv2d_backward_weights(data.x, data.grad_y, case.kernel, **case.geometry),
+            ]
+            digests.append(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).digest())
+        return digests
+
+    expected = results()
+    for threads in (1, 2, 5):
+        cnnrs.set_num_threads(threads)
+        for run in range(2):
+            assert results() == expected, f"{threads} threads, run {run}"
+
+
 @pytest.mark.usefixtures("isa")
 @given(case=cases.conv_cases())
 def test_any_geometry(case: ConvCase) -> None:
@@ -138,15 +165,16 @@ def test_bits_do_not_depend_on_threads(case: ConvCase, assert_deterministic: Cal
     )
 
 
+@pytest.mark.parametrize("channels", [(17, 35), (3, 5)], ids=["many", "few"])
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 @pytest.mark.usefixtures("isa")
-def test_special_values_reach_their_windows_only(special: float) -> None:
+def test_special_values_reach_their_windows_only(special: float, channels: tuple[int, int]) -> None:
     """One NaN or infinity in the input changes the outputs whose window holds it, and no other."""
-    case = ConvCase(1, (9, 9), 17, 35, (3, 3), padding=1)
+    case = ConvCase(1, (9, 9), *channels, (3, 3), padding=1)
     data = case.data()
     weight = abs(data.weight) + np.float32(0.125)
     clean = F.conv2d(data.x, weight, **case.geometry)
-    data.x[0, 4, 4, 16] = special
+    data.x[0, 4, 4, channels[0] - 1] = special
     touched = F.conv2d(data.x, weight, **case.geometry)
     window = (0, slice(3, 6), slice(3, 6))
     np.testing.assert_array_equal(touched[window], np.full((3, 3, 35), special, np.float32))
