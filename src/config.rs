@@ -126,11 +126,11 @@ pub fn set_threads(count: usize) {
 }
 
 /// The number of threads and where it comes from.
-pub fn threads() -> Result<(usize, String)> {
+pub fn threads() -> Result<(usize, &'static str)> {
     static CELL: OnceLock<Result<Option<usize>>> = OnceLock::new();
     let set = THREADS.load(Ordering::Relaxed);
     if set > 0 {
-        return Ok((set, "set_num_threads".to_owned()));
+        return Ok((set, "set_num_threads"));
     }
     let found = once(&CELL, "CNNRS_NUM_THREADS", |text| {
         let count = text.parse::<i128>().map_err(|_| {
@@ -139,9 +139,9 @@ pub fn threads() -> Result<(usize, String)> {
         check_threads(count).map_err(|error| error.within("CNNRS_NUM_THREADS"))
     })?;
     if let Some(count) = found {
-        return Ok((count, "CNNRS_NUM_THREADS".to_owned()));
+        return Ok((count, "CNNRS_NUM_THREADS"));
     }
-    Ok((default_threads(), "cores this process may use (affinity and cgroup quota)".to_owned()))
+    Ok((default_threads(), "cores this process may use (affinity and cgroup quota)"))
 }
 
 /// The cores this process may use: affinity mask and cgroup quota, as the standard library reads them.

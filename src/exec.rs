@@ -29,9 +29,6 @@ pub struct Externals<'a> {
     pub packed: &'a [Slot],
 }
 
-/// Work below this many floating-point operations, or bytes, stays on the calling thread: waking others costs more.
-const INLINE_WORK: u64 = 1 << 20;
-
 /// How often the calling thread looks for an interrupt.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(20);
 
@@ -46,7 +43,9 @@ pub unsafe fn run(
     arena: &mut Arena,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<()> {
-    let threads = crate::config::threads()?.0;
+    // Read once: the scratch below is for so many members and no more. Read always: a bad setting shows at once.
+    let configured = crate::config::threads()?.0;
+    let threads = if plan.is_small() { 1 } else { configured };
     let memory = arena.memory(plan.arena_bytes)?;
     let (scratch, pitch) = arena.scratch(plan.scratch_bytes, threads)?;
     resolve(plan, externals, arena, memory);
@@ -89,7 +88,7 @@ pub unsafe fn run(
             }
         }
     };
-    region(plan.flops.max(bytes(plan)) < INLINE_WORK, &body)?;
+    region(threads, &body);
     match (panicked.into_inner(), stop.into_inner()) {
         (usize::MAX, usize::MAX) => Ok(()),
         (usize::MAX, _) => Err(Error::Interrupted),
@@ -109,10 +108,6 @@ fn poll(clock: &mut Option<Instant>, interrupted: &(dyn Fn() -> bool + Sync)) ->
         }
         _ => false,
     }
-}
-
-fn bytes(plan: &Plan) -> u64 {
-    plan.buffers.iter().map(|buffer| buffer.bytes as u64).sum()
 }
 
 /// Fills the arena's tables: the address of every buffer, then of every operand of every step.

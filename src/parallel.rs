@@ -7,8 +7,6 @@
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
-use crate::error::Result;
-
 /// The workers beside the calling thread.
 struct Workers {
     /// `None` if one thread was asked for or no thread could be had.
@@ -131,20 +129,20 @@ impl Barrier {
     }
 }
 
-/// Runs `body` once per thread of a team: of the configured size, or alone if `inline` or if the pool is busy.
+/// Runs `body` once per thread of a team of `size`: fewer if threads cannot be had, one if the pool is busy. Never more,
+/// so that memory set aside for `size` members is enough.
 ///
 /// `body` must not unwind: a member that leaves early would leave the others waiting.
-pub fn region(inline: bool, body: &(dyn Fn(Member<'_>) + Sync)) -> Result<()> {
+pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
     let barrier = Barrier::default();
     let alone = || body(Member { rank: 0, size: 1, barrier: &barrier });
-    let (size, _) = crate::config::threads()?;
-    if inline || size == 1 || rayon::current_thread_index().is_some() {
+    if size <= 1 || rayon::current_thread_index().is_some() {
         alone();
-        return Ok(());
+        return;
     }
     let Ok(mut workers) = process().workers.try_lock() else {
         alone();
-        return Ok(());
+        return;
     };
     if workers.as_ref().is_none_or(|workers| workers.asked != size) {
         *workers = None;
@@ -153,7 +151,7 @@ pub fn region(inline: bool, body: &(dyn Fn(Member<'_>) + Sync)) -> Result<()> {
     let Some(pool) = workers.as_ref().and_then(|workers| workers.pool.as_ref()) else {
         drop(workers);
         alone();
-        return Ok(());
+        return;
     };
     let size = pool.current_num_threads() + 1;
     let barrier = &barrier;
@@ -161,7 +159,6 @@ pub fn region(inline: bool, body: &(dyn Fn(Member<'_>) + Sync)) -> Result<()> {
         scope.spawn_broadcast(move |_, context| body(Member { rank: context.index() + 1, size, barrier }));
         body(Member { rank: 0, size, barrier });
     });
-    Ok(())
 }
 
 /// The team size of the running pool, if one runs: smaller than what was asked for where threads were refused.
@@ -186,10 +183,9 @@ mod tests {
 
     #[test]
     fn members_meet_at_every_barrier() {
-        crate::config::set_threads(3);
         let counter = AtomicUsize::new(0);
         let wrong = AtomicUsize::new(0);
-        region(false, &|member| {
+        region(3, &|member| {
             for round in 1..=200 {
                 counter.fetch_add(1, Ordering::SeqCst);
                 member.wait();
@@ -198,8 +194,7 @@ mod tests {
                 }
                 member.wait();
             }
-        })
-        .unwrap();
+        });
         assert_eq!(wrong.load(Ordering::SeqCst), 0);
     }
 }

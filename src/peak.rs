@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
 use crate::multiversion;
 use crate::parallel::region;
 use crate::simd::{Isa, Simd};
@@ -36,11 +35,11 @@ unsafe fn chains_body<S: Simd>(rounds: u64, factor: f32) -> f32 {
     }
 }
 
-/// Measured multiply-add rate of the whole team in GFLOP/s, over about `length` per thread.
-pub fn fma_peak(isa: Isa, length: Duration) -> Result<f64> {
+/// Measured multiply-add rate of a team of `threads` in GFLOP/s, over about `length` per thread.
+pub fn fma_peak(isa: Isa, threads: usize, length: Duration) -> f64 {
     const ROUNDS: u64 = 20_000;
     let rate = std::sync::Mutex::new(0.0);
-    region(false, &|member| {
+    region(threads, &|member| {
         member.wait();
         let start = Instant::now();
         let mut rounds = 0u64;
@@ -51,6 +50,6 @@ pub fn fma_peak(isa: Isa, length: Duration) -> Result<f64> {
         }
         let flops = rounds as f64 * (CHAINS * isa.lanes() * 2) as f64;
         *rate.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += flops / start.elapsed().as_secs_f64();
-    })?;
-    Ok(rate.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) * 1e-9)
+    });
+    rate.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) * 1e-9
 }

@@ -53,11 +53,6 @@ impl Window2d {
         Ok([self.output_size(0, input[0], ceil_mode)?, self.output_size(1, input[1], ceil_mode)?])
     }
 
-    /// True for a dense 1×1 window with stride 1 and no padding: convolution is then a plain matrix product.
-    pub fn is_unit(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.pad == [[0, 0], [0, 0]]
-    }
-
     /// The window's part of a shape string: `kh3kw3sh1sw1ph1pw1dh1dw1` (after benchdnn; paddings that differ are `a_b`).
     pub fn describe(&self) -> String {
         let pad = |[before, after]: [usize; 2]| {

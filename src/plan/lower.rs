@@ -6,7 +6,7 @@ use super::memory::{Lifetime, place};
 use super::{Buffer, Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{FlattenOrder, Graph, Node, Op, Role, UnaryKind, ValueId};
-use crate::kernels::conv::{self, Activation, Epilogue, Geometry};
+use crate::kernels::conv::{self, Epilogue, Geometry};
 use crate::kernels::copy::Copy;
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::{Kernel, elementwise, layout, pool, reduce, softmax, update};
@@ -302,7 +302,7 @@ impl<'a> Lowering<'a> {
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
-        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation: fused(activation) };
+        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation: activation.map(unary) };
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
         if let Some(&bias) = node.inputs.get(2) {
             operands.push(self.buffer(bias));
@@ -428,6 +428,7 @@ impl<'a> Lowering<'a> {
             .map(|draft| Buffer { place: draft.place.expect("every buffer was placed"), bytes: draft.bytes })
             .collect();
         let steps: Vec<Step> = self.steps.into_iter().map(|draft| draft.step).collect();
+        let flops = steps.iter().map(|step| step.kernel.flops()).sum();
         Plan {
             buffers,
             packs: self.packs,
@@ -441,7 +442,8 @@ impl<'a> Lowering<'a> {
             first_effect: steps.iter().position(|step| step.effect).unwrap_or(steps.len()),
             arena_bytes,
             scratch_bytes: steps.iter().map(|step| step.kernel.scratch()).max().unwrap_or(0),
-            flops: steps.iter().map(|step| step.kernel.flops()).sum(),
+            flops,
+            work: flops.max(self.drafts.iter().map(|draft| draft.bytes as u64).sum()),
             options: self.options,
             steps,
         }
@@ -496,14 +498,5 @@ fn unary(kind: UnaryKind) -> elementwise::UnaryKind {
         UnaryKind::Relu => elementwise::UnaryKind::Relu,
         UnaryKind::Tanh => elementwise::UnaryKind::Tanh,
         UnaryKind::Sigmoid => elementwise::UnaryKind::Sigmoid,
-    }
-}
-
-fn fused(activation: Option<UnaryKind>) -> Activation {
-    match activation {
-        None => Activation::None,
-        Some(UnaryKind::Relu) => Activation::Relu,
-        Some(UnaryKind::Tanh) => Activation::Tanh,
-        Some(UnaryKind::Sigmoid) => Activation::Sigmoid,
     }
 }

@@ -118,11 +118,21 @@ pub struct Plan {
     pub scratch_bytes: usize,
     /// Floating-point operations of one run.
     pub flops: u64,
+    /// Floating-point operations or bytes of all buffers, whichever is more.
+    pub work: u64,
     /// What the choices depended on.
     pub options: Options,
 }
 
+/// Work below so many floating-point operations and bytes stays on the calling thread: waking others costs more.
+const SMALL: u64 = 1 << 20;
+
 impl Plan {
+    /// Whether one thread is enough.
+    pub fn is_small(&self) -> bool {
+        self.work < SMALL
+    }
+
     /// Bytes one run needs beside the caller's arrays: arena, outputs and packed weights.
     pub fn peak_bytes(&self) -> usize {
         let outputs = self.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Output(_)));

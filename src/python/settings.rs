@@ -113,10 +113,6 @@ pub fn fma_peak(py: Python<'_>, threads: usize, seconds: f64) -> PyResult<f64> {
     if !(seconds > 0.0 && seconds <= 60.0) {
         return Err(PyValueError::new_err(format!("seconds expects a number in (0, 60], received {seconds}")));
     }
-    let before = setting::threads()?.0;
-    setting::set_threads(threads);
     let isa = setting::isa()?;
-    let rate = py.detach(|| crate::peak::fma_peak(isa, Duration::from_secs_f64(seconds)));
-    setting::set_threads(before);
-    Ok(rate?)
+    Ok(py.detach(|| crate::peak::fma_peak(isa, threads, Duration::from_secs_f64(seconds))))
 }

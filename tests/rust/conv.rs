@@ -4,9 +4,8 @@
 //! scratch memory are full of NaN before a run, and guarded behind their ends.
 
 use cnnrs::kernels::Kernel;
-use cnnrs::kernels::conv::{
-    Activation, BackwardData, BackwardWeights, Epilogue, Forward, Geometry, PackBackwardData, PackForward,
-};
+use cnnrs::kernels::conv::{BackwardData, BackwardWeights, Epilogue, Forward, Geometry, PackBackwardData, PackForward};
+use cnnrs::kernels::elementwise::UnaryKind;
 use cnnrs::simd::Isa;
 use cnnrs::tensor::{AlignedBuf, Args, Slot};
 use cnnrs::window::Window2d;
@@ -132,7 +131,7 @@ impl Case {
             diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
         });
         for isa in Isa::available() {
-            let epilogue = Epilogue { bias: true, activation: Activation::None };
+            let epilogue = Epilogue { bias: true, activation: None };
             same(&self.forward(isa, epilogue), &dst, "forward", isa, g);
             same(&self.backward_data(isa), &diff_src, "backward_data", isa, g);
             same(&self.backward_weights(isa), &diff_weights, "backward_weights", isa, g);
@@ -239,16 +238,16 @@ fn many_pixels_make_a_bounded_number_of_parts() {
 fn activations_follow_the_bias() {
     let case = Case::new(Geometry::new(2, [9, 7], 5, 19, 1, square(3, 1, 1)).unwrap());
     for isa in Isa::available() {
-        let plain = case.forward(isa, Epilogue { bias: true, activation: Activation::None });
-        let expect = |activation: Activation, f: &dyn Fn(f32) -> f32| {
-            let found = case.forward(isa, Epilogue { bias: true, activation });
+        let plain = case.forward(isa, Epilogue { bias: true, activation: None });
+        let expect = |kind: UnaryKind, f: &dyn Fn(f32) -> f32| {
+            let found = case.forward(isa, Epilogue { bias: true, activation: Some(kind) });
             for (&x, &y) in plain.iter().zip(&found) {
-                assert!((f(x) - y).abs() <= 1e-6, "{activation:?}({x}) is {y} on {}", isa.name());
+                assert!((f(x) - y).abs() <= 1e-6, "{kind:?}({x}) is {y} on {}", isa.name());
             }
         };
-        expect(Activation::Relu, &|x| x.max(0.0));
-        expect(Activation::Tanh, &f32::tanh);
-        expect(Activation::Sigmoid, &|x| 1.0 / (1.0 + (-x).exp()));
+        expect(UnaryKind::Relu, &|x| x.max(0.0));
+        expect(UnaryKind::Tanh, &f32::tanh);
+        expect(UnaryKind::Sigmoid, &|x| 1.0 / (1.0 + (-x).exp()));
     }
 }
 
@@ -258,7 +257,7 @@ fn nan_passes_through_relu_and_stays_in_its_windows() {
     let mut case = Case::new(geometry);
     case.src[0] = f32::NAN;
     for isa in Isa::available() {
-        let out = case.forward(isa, Epilogue { bias: true, activation: Activation::Relu });
+        let out = case.forward(isa, Epilogue { bias: true, activation: Some(UnaryKind::Relu) });
         for (i, value) in out.iter().enumerate() {
             let (y, x) = (i / 3 / 6, i / 3 % 6);
             assert_eq!(value.is_nan(), y < 2 && x < 2, "pixel ({y}, {x}) on {}", isa.name());

@@ -68,7 +68,7 @@ impl Geometry {
 
     /// Floating-point operations: two per multiply-add.
     pub fn flops(&self) -> u64 {
-        2 * (self.n * self.oh * self.ow) as u64 * self.weights_len() as u64
+        ((self.n * self.oh * self.ow) as u64).saturating_mul(2 * self.weights_len() as u64)
     }
 
     /// The shape string: `n1ih56iw56ic64oc64kh3kw3sh1sw1ph1pw1dh1dw1`, with `g…` in front if there are groups.

@@ -4,9 +4,9 @@ use super::gather::{Lattice, Walk};
 use super::micro::{MAX_ROWS, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
-use super::{Activation, Epilogue, Geometry};
+use super::{Epilogue, Geometry};
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{UnaryKind, apply};
+use crate::kernels::elementwise::{self, UnaryKind};
 use crate::simd::Isa;
 use crate::tensor::{Args, Dst, Src};
 
@@ -87,7 +87,7 @@ impl Indirect {
         packed: Src<'_, f32>,
         bias: Option<Src<'_, f32>>,
         dst: Dst<'_, f32>,
-        activation: Activation,
+        activation: Option<UnaryKind>,
         scratch: *mut u8,
     ) {
         let class = self.cuts.partition_point(|cut| cut.first_task <= task) - 1;
@@ -109,7 +109,7 @@ impl Indirect {
             weights: packed.at(weights, length * problem.panels()),
             length,
             bias,
-            relu: activation == Activation::Relu,
+            relu: activation == Some(UnaryKind::Relu),
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
         unsafe {
@@ -156,17 +156,13 @@ impl Indirect {
     /// The rows' results are inside `dst` and belong to this task; result pixels follow each other (forward).
     unsafe fn activate(
         &self,
-        activation: Activation,
+        activation: Option<UnaryKind>,
         rows: std::ops::Range<usize>,
         panels: &std::ops::Range<usize>,
         first_channel: usize,
         dst: Dst<'_, f32>,
     ) {
-        let kind = match activation {
-            Activation::None | Activation::Relu => return,
-            Activation::Tanh => UnaryKind::Tanh,
-            Activation::Sigmoid => UnaryKind::Sigmoid,
-        };
+        let Some(kind) = activation.filter(|&kind| kind != UnaryKind::Relu) else { return };
         let (isa, nr) = (self.problem.isa, self.problem.nr());
         let (from, to) = (panels.start * nr, (panels.end * nr).min(self.problem.channels));
         // SAFETY: the caller's word.
@@ -174,12 +170,13 @@ impl Indirect {
             let row_channels = self.dst_channels * self.problem.fold;
             if to - from == row_channels {
                 let count = rows.len() * row_channels;
-                apply(isa, kind, dst.at(rows.start * row_channels, count), count);
+                let values = dst.at(rows.start * row_channels, count);
+                elementwise::activate(isa, kind, values, values, count);
                 return;
             }
             for row in rows {
                 let at = dst.at(row * row_channels + first_channel + from, to - from);
-                apply(isa, kind, at, to - from);
+                elementwise::activate(isa, kind, at, at, to - from);
             }
         }
     }
@@ -351,6 +348,6 @@ impl Kernel for BackwardData {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, args.src(0), args.src(1), None, args.dst(2), Activation::None, scratch) }
+        unsafe { self.0.run(task, args.src(0), args.src(1), None, args.dst(2), None, scratch) }
     }
 }

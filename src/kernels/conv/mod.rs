@@ -24,25 +24,13 @@ pub use geometry::Geometry;
 pub use indirect::{BackwardData, Forward};
 pub use pack::{PackBackwardData, PackForward};
 
+use super::elementwise::UnaryKind;
+
 /// What follows a sum in registers or while the results are in cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epilogue {
     /// Add one value per output channel.
     pub bias: bool,
     /// Then apply this.
-    pub activation: Activation,
-}
-
-/// Activations an epilogue can apply.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Activation {
-    /// The identity.
-    #[default]
-    None,
-    /// max(x, 0)
-    Relu,
-    /// tanh(x)
-    Tanh,
-    /// 1 / (1 + exp(−x))
-    Sigmoid,
+    pub activation: Option<UnaryKind>,
 }

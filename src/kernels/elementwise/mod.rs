@@ -258,28 +258,24 @@ impl Kernel for Unary {
         let range = self.chunks.range(task);
         let src = args.src::<f32>(0).at(range.start, range.len());
         let dst = args.dst::<f32>(1).at(range.start, range.len());
-        let function = match self.kind {
-            UnaryKind::Relu => relu,
-            UnaryKind::Tanh => tanh,
-            UnaryKind::Sigmoid => sigmoid,
-        };
         // SAFETY: the operands hold the chunk, which belongs to this task.
-        unsafe { function(self.isa, src, dst, range.len()) };
+        unsafe { activate(self.isa, self.kind, src, dst, range.len()) };
     }
 }
 
-/// Applies an activation in place: the tail of a kernel that keeps its results in cache.
+/// Applies an activation to `n` floats.
 ///
 /// # Safety
-/// `values` is readable and writable for `n` floats of this task's own; the CPU has `isa`.
-pub unsafe fn apply(isa: Isa, kind: UnaryKind, values: *mut f32, n: usize) {
+/// `src` is readable and `dst` writable for `n` floats, which are this task's own; they are the same memory or do not
+/// meet. The CPU has `isa`.
+pub unsafe fn activate(isa: Isa, kind: UnaryKind, src: *const f32, dst: *mut f32, n: usize) {
     let function = match kind {
         UnaryKind::Relu => relu,
         UnaryKind::Tanh => tanh,
         UnaryKind::Sigmoid => sigmoid,
     };
     // SAFETY: the caller's word; each vector is read before it is written.
-    unsafe { function(isa, values, values, n) };
+    unsafe { function(isa, src, dst, n) };
 }
 
 /// Gradient of an activation from its result. Operands: `diff_dst`, `dst` (the result), `diff_src` (`len` floats each;
@@ -397,42 +393,5 @@ impl Kernel for Scale {
         let dst = args.dst::<f32>(2).at(range.start, range.len());
         // SAFETY: the operands hold the chunk, which belongs to this task, and one factor that nobody writes.
         unsafe { scale(self.isa, x, args.src::<f32>(1).get(0), dst, range.len()) };
-    }
-}
-
-/// One value everywhere. Operand: `dst` (`len` floats).
-#[derive(Debug, Clone)]
-pub struct Fill {
-    value: f32,
-    chunks: Chunks,
-}
-
-impl Fill {
-    /// `value`, `len` times.
-    pub fn new(len: usize, value: f32) -> Self {
-        Self { value, chunks: Chunks::new(len, 1) }
-    }
-}
-
-impl Kernel for Fill {
-    fn name(&self) -> String {
-        "fill".to_owned()
-    }
-
-    fn tasks(&self) -> usize {
-        self.chunks.tasks()
-    }
-
-    fn flops(&self) -> u64 {
-        0
-    }
-
-    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let range = self.chunks.range(task);
-        let dst = args.dst::<f32>(0).at(range.start, range.len());
-        for i in 0..range.len() {
-            // SAFETY: the operand holds the chunk, which belongs to this task.
-            unsafe { dst.add(i).write_unaligned(self.value) };
-        }
     }
 }
