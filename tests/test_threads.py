@@ -99,6 +99,21 @@ def train_alone(seed: int) -> list[Any]:
 
 
 @pytest.mark.usefixtures("restore_threads")
+def test_the_number_of_threads_may_change_under_a_running_call() -> None:
+    """A run keeps the team it set memory aside for; whatever the number is meanwhile, the bits are the same."""
+    x, weight = cases.real(4, 40, 40, 32), cases.real(3, 3, 32, 48)
+    expected = F.conv2d(x, weight, padding=1)
+    with ThreadPoolExecutor(1) as pool:
+        runs = pool.submit(lambda: [F.conv2d(x, weight, padding=1) for _ in range(200)])
+        count = 0
+        while not runs.done():
+            count = count % 7 + 1
+            cnnrs.set_num_threads(count)
+    for result in runs.result():
+        tolerance.assert_same_bits(result, expected)
+
+
+@pytest.mark.usefixtures("restore_threads")
 def test_number_of_threads_is_taken_exactly() -> None:
     """Also above the number of cores; the work still gives the right result."""
     x = cases.real(4, 33, 33, 16)

@@ -133,3 +133,16 @@ fn ties_go_to_the_first_class() {
         assert_eq!([correct(0), correct(1), correct(2), correct(3)], [0.0, 1.0, 0.0, 0.0]);
     }
 }
+
+/// Labels are checked before a run, but the caller's array may be written in between: then the loss is that of another
+/// class, and nothing outside the operands is touched (they end in fenced or guarded memory).
+#[test]
+fn labels_out_of_range_stay_inside_the_row() {
+    for isa in Isa::available() {
+        let x: Vec<f32> = (0..30).map(|i| (i % 7) as f32).collect();
+        let wild = run_loss(isa, 10, &x, &[-5, i64::MAX, i64::MIN]);
+        let tame = run_loss(isa, 10, &x, &[0, 9, 0]);
+        assert_eq!(wild.0, tame.0);
+        assert_eq!(wild.2, tame.2);
+    }
+}
