@@ -14,6 +14,7 @@ pub mod arena;
 pub mod config;
 pub mod error;
 pub mod exec;
+pub mod function;
 pub mod graph;
 pub mod kernels;
 pub mod parallel;

@@ -1,7 +1,6 @@
 //! Moves an activation into the epilogue of the convolution or linear layer whose result only it reads.
 //!
-//! Also right in training: the gradient of every such activation follows from its result, so nothing reads the value
-//! before it.
+//! In training only where the gradient follows from the result: otherwise the gradient reads the value before it too.
 
 use super::readers;
 use crate::graph::{Graph, Op, ValueId};
@@ -40,7 +39,7 @@ mod tests {
     fn linear_then_tanh() -> (Graph, ValueId, ValueId) {
         let mut graph = Graph::new();
         let x = graph.input(vec![2, 3], DType::F32, "x", true).unwrap();
-        let weight = graph.parameter(vec![3, 4], "weight");
+        let weight = graph.parameter(vec![3, 4], DType::F32, "weight");
         let y = graph.add_one(Op::Linear { activation: None }, &[x, weight], "fc").unwrap();
         let z = graph.add_one(Op::Unary(UnaryKind::Tanh), &[y], "act").unwrap();
         (graph, y, z)

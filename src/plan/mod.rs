@@ -162,7 +162,9 @@ fn inputs(graph: &Graph) -> Vec<InputSpec> {
             let value = graph.value(id);
             debug_assert!(matches!(value.role, Role::Input { .. }));
             let classes = graph.nodes().iter().find_map(|node| match node.op {
-                crate::graph::Op::CrossEntropy if node.inputs[1] == id => Some(graph.value(node.inputs[0]).shape[1]),
+                crate::graph::Op::CrossEntropy { .. } if node.inputs[1] == id => {
+                    Some(graph.value(node.inputs[0]).shape[1])
+                }
                 _ => None,
             });
             InputSpec { name: value.name.clone(), shape: value.shape.clone(), dtype: value.dtype, label_limit: classes }

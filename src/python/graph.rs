@@ -70,7 +70,7 @@ impl Graph {
             return traced.graph.parameters()[slot].0;
         }
         traced.parameters.push(stored.clone());
-        traced.graph.parameter(stored.shape().to_vec(), name).0
+        traced.graph.parameter(stored.shape().to_vec(), stored.dtype(), name).0
     }
 
     /// Adds a float32 constant, copied in.

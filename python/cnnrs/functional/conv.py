@@ -173,4 +173,4 @@ def conv2d_backward_weights(
     groups = _args.whole(groups, "groups", op)
     attrs = window(op, x.shape[1:3], kernel_size, stride, padding, dilation)
     grad_w = apply(op, inputs, **attrs, groups=groups)[0]
-    return cast("Tensor", grad_w), cast("Tensor", apply("bias_grad", inputs[1:])[0])
+    return cast("Tensor", grad_w), cast("Tensor", apply("sum", inputs[1:], axes=[0, 1, 2], keepdims=False)[0])

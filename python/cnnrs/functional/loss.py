@@ -39,7 +39,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     if _args.integer(axis, "axis", op, -2, 1) % 2 != 1:
         message = f"{graph.label(op)}: axis must be the last one (-1), got {axis}"
         raise UnsupportedError(message)
-    return cast("Tensor", apply(op, [x])[0])
+    return cast("Tensor", apply(op, [x], axis=1)[0])
 
 
 @overload
@@ -96,4 +96,4 @@ def cross_entropy(
         if value is not None:
             message = f"{graph.label(op)}: {name} is not there yet, got {_args.show(value)}"
             raise UnsupportedError(message)
-    return apply(op, [_args.check_array(logits, op, "logits", 2), _args.check_labels(labels, op)])[0]
+    return apply(op, [_args.check_array(logits, op, "logits", 2), _args.check_labels(labels, op)], label_smoothing=0.0, ignore_index=None)[0]

@@ -7,6 +7,7 @@ pub use normalize::Normalize;
 use std::ops::Range;
 
 use super::Kernel;
+use crate::function::UnaryKind;
 use crate::simd::{Isa, Simd, dispatch::multiversion, math};
 use crate::tensor::Args;
 
@@ -196,33 +197,11 @@ multiversion! { fn sigmoid_backward(diff_dst: *const f32, dst: *const f32, diff_
 multiversion! { fn add(a: *const f32, b: *const f32, dst: *mut f32, n: usize) = zip_body, [Sum]; }
 multiversion! { fn scale(x: *const f32, factor: f32, dst: *mut f32, n: usize) = scale_body; }
 
-/// Activation functions with one operand and no parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum UnaryKind {
-    /// `max(x, 0)`; NaN stays NaN, the gradient at 0 is 0.
-    Relu,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// `1 / (1 + e^−x)`.
-    Sigmoid,
-}
-
-impl UnaryKind {
-    /// The op's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Relu => "relu",
-            Self::Tanh => "tanh",
-            Self::Sigmoid => "sigmoid",
-        }
-    }
-
-    /// Rough operations per element.
-    fn cost(self) -> u64 {
-        match self {
-            Self::Relu => 1,
-            Self::Tanh | Self::Sigmoid => 30,
-        }
+/// Rough operations per element.
+fn cost(kind: UnaryKind) -> u64 {
+    match kind {
+        UnaryKind::Tanh | UnaryKind::Sigmoid => 30,
+        _ => 1,
     }
 }
 
@@ -251,7 +230,7 @@ impl Kernel for Unary {
     }
 
     fn flops(&self) -> u64 {
-        self.kind.cost() * self.chunks.count as u64
+        cost(self.kind) * self.chunks.count as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
@@ -273,6 +252,7 @@ pub unsafe fn activate(isa: Isa, kind: UnaryKind, src: *const f32, dst: *mut f32
         UnaryKind::Relu => relu,
         UnaryKind::Tanh => tanh,
         UnaryKind::Sigmoid => sigmoid,
+        _ => unreachable!("lowering refuses the others"),
     };
     // SAFETY: the caller's word; each vector is read before it is written.
     unsafe { function(isa, src, dst, n) };
@@ -316,6 +296,7 @@ impl Kernel for UnaryBackward {
             UnaryKind::Relu => relu_backward,
             UnaryKind::Tanh => tanh_backward,
             UnaryKind::Sigmoid => sigmoid_backward,
+            _ => unreachable!("lowering refuses the others"),
         };
         // SAFETY: the operands hold the chunk, which belongs to this task.
         unsafe { function(self.isa, diff_dst, dst, diff_src, range.len()) };

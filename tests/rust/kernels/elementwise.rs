@@ -1,5 +1,6 @@
+use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
-use cnnrs::kernels::elementwise::{Add, Normalize, Scale, Unary, UnaryBackward, UnaryKind};
+use cnnrs::kernels::elementwise::{Add, Normalize, Scale, Unary, UnaryBackward};
 use cnnrs::kernels::layout::FlattenChw;
 use cnnrs::simd::Isa;
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ fn forward(kind: UnaryKind, x: f64) -> f64 {
         }
         UnaryKind::Tanh => x.tanh(),
         UnaryKind::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        _ => unreachable!("not among KINDS"),
     }
 }
 
@@ -35,6 +37,7 @@ fn backward(kind: UnaryKind, g: f64, y: f64) -> f64 {
         }
         UnaryKind::Tanh => g * (1.0 - y * y),
         UnaryKind::Sigmoid => g * y * (1.0 - y),
+        _ => unreachable!("not among KINDS"),
     }
 }
 
