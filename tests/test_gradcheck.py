@@ -212,7 +212,7 @@ CASES = [
 ]
 NO_GRADIENT = {"normalize", "sgd", "rmsprop", "adam", "adagrad", "assign", "blend", "increment"}
 """Ops on bytes, and ops with effects."""
-GRADIENTS = {"conv2d_backward_weights", "reshape_like", "concat_part"}
+GRADIENTS = {"linear_backward_data", "linear_backward_weights", "conv2d_backward_weights", "reshape_like", "concat_part"}
 """Ops of gradients whose names do not end in `_backward`."""
 ELSEWHERE = {"unflatten", "upsample", "adaptive_avg_pool"}
 """The inverse of flatten, below, and names of axis maps."""

@@ -129,6 +129,8 @@ class Graph:
             TypeError: an array is neither of floats nor of integers, or of the other kind.
             ValueError: labels out of range.
         """
+    def simplified(self, outputs: Sequence[int], limit: int | None = None) -> tuple[Graph, list[tuple[str, list[str]]]]:
+        """Return the graph after at most `limit` single rewrites, and (pass, its rewrites) in order."""
     def nodes(self) -> list[tuple[str, str, list[int], list[int]]]:
         """Return (name, op, inputs, outputs) of every node in order."""
 
@@ -136,8 +138,11 @@ class Graph:
 class Program:
     """A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached."""
 
-    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "") -> Program:
-        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else."""
+    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "", rewrites: int | None = None) -> Program:
+        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else.
+
+        `rewrites` limits the single rewrites of the graph, to find the one that makes a result wrong.
+        """
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
 
