@@ -58,6 +58,7 @@ pub struct Program {
     parameters: Vec<Arc<Stored>>,
     plans: Mutex<Plans>,
     name: String,
+    rewrites: Option<usize>,
 }
 
 impl Program {
@@ -66,7 +67,13 @@ impl Program {
         if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
             return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
         }
-        Ok(Self { graph, outputs, parameters, plans: Mutex::new((0, HashMap::new())), name })
+        Ok(Self { graph, outputs, parameters, plans: Mutex::new((0, HashMap::new())), name, rewrites: None })
+    }
+
+    /// The program with at most so many single rewrites of its graph.
+    #[must_use]
+    pub fn limited(self, rewrites: usize) -> Self {
+        Self { rewrites: Some(rewrites), ..self }
     }
 
     /// The name given for logs.
@@ -86,7 +93,8 @@ impl Program {
 
     /// The plan for a batch size under the present configuration, from the cache or compiled now.
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
-        let options = Options { isa: crate::config::isa()?, algorithm: crate::config::algorithm()? };
+        let (isa, algorithm) = (crate::config::isa()?, crate::config::algorithm()?);
+        let options = Options { isa, algorithm, rewrites: self.rewrites };
         let key = Key { batch, options };
         {
             let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);

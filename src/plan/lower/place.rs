@@ -67,6 +67,7 @@ impl Lowering<'_> {
             flops,
             work: flops.max(self.drafts.iter().map(|draft| draft.bytes as u64).sum()),
             options: self.options,
+            passes: Vec::new(),
             steps,
         }
     }
