@@ -1,5 +1,7 @@
 //! From nodes to kernel calls: one exhaustive match, then the placing of memory.
 
+mod depthwise;
+
 use std::sync::Arc;
 
 use super::memory::{Lifetime, place};
@@ -46,6 +48,8 @@ struct Lowering<'a> {
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -74,6 +78,7 @@ impl<'a> Lowering<'a> {
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -141,7 +146,7 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
         self.steps.push(DraftStep { step, in_place });
     }
@@ -211,8 +216,8 @@ impl<'a> Lowering<'a> {
                 let channels = self.len(node.outputs[0]);
                 let rows = self.len(input(0)).checked_div(channels).unwrap_or(0);
                 let kernel = reduce::SumRows::new(isa, rows, channels);
-                let parts = kernel.parts();
-                self.push_parts(node, kernel, parts, &[input(0)], format!("rows{rows}c{channels}"));
+                let (parts, operands) = (kernel.parts(), self.buffers(&[input(0)]));
+                self.push_parts(node, kernel, parts, operands, format!("rows{rows}c{channels}"));
             }
             Op::MaxPool2d { window, .. } => {
                 let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
@@ -299,31 +304,44 @@ impl<'a> Lowering<'a> {
 
     fn forward(&mut self, node: &Node, geometry: Geometry, activation: Option<UnaryKind>) {
         let isa = self.options.isa;
+        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation: activation.map(unary) };
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_forward(node, geometry, epilogue);
+        };
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
-        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation: activation.map(unary) };
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
         if let Some(&bias) = node.inputs.get(2) {
             operands.push(self.buffer(bias));
         }
         operands.push(self.buffer(node.outputs[0]));
+        self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
     }
 
     fn backward_data(&mut self, node: &Node, geometry: Geometry) {
         let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_data(node, geometry);
+        };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 
     fn backward_weights(&mut self, node: &Node, geometry: Geometry) {
-        let kernel = conv::BackwardWeights::new(self.options.isa, geometry);
-        let parts = kernel.parts();
-        self.push_parts(node, kernel, parts, &node.inputs, geometry.describe());
+        let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_weights(node, geometry);
+        };
+        let kernel = conv::BackwardWeights::new(isa, geometry);
+        let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
     /// A reduction that its kernel splits into parts fixed by shape, and the step that sums the parts in order.
@@ -332,12 +350,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);
