@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 mod arithmetic;
+mod depthwise;
 mod layers;
 mod loss;
 mod movement;
@@ -51,6 +52,8 @@ struct Lowering<'a> {
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -84,6 +87,7 @@ impl<'a> Lowering<'a> {
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -151,7 +155,7 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
         self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
@@ -282,12 +286,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);
