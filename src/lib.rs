@@ -15,6 +15,7 @@ pub mod config;
 pub mod error;
 pub mod exec;
 pub mod graph;
+pub mod guards;
 pub mod kernels;
 pub mod parallel;
 pub mod passes;
