@@ -93,12 +93,12 @@ pub fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 /// An array of `size` elements that `fill` writes.
-fn filled<'py, T: Copy>(
-    py: Python<'py>,
+fn filled<T: Copy>(
+    py: Python<'_>,
     size: usize,
     dtype: DType,
     fill: impl FnOnce(&mut [T]),
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Bound<'_, PyAny>> {
     debug_assert_eq!(size_of::<T>(), dtype.size());
     let bytes = volume(&[size])? * dtype.size();
     let buffer = take_output(bytes)?;
