@@ -9,6 +9,15 @@ use crate::error::{Error, Result};
 /// Cache line and widest vector: every buffer starts on such a boundary.
 pub const ALIGN: usize = 64;
 
+/// Bytes behind every buffer of a run that nobody may write: debug builds check them after each step.
+pub const GUARD: usize = if cfg!(debug_assertions) { ALIGN } else { 0 };
+
+/// Bytes from one thread's scratch to the next: two lines more than needed, so that neighbours' prefetches do not meet;
+/// these lines are guards, too.
+pub fn scratch_pitch(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGN) + 2 * ALIGN
+}
+
 /// Element types that values can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -82,6 +91,10 @@ pub struct AlignedBuf {
     bytes: usize,
 }
 
+/// For the address of a buffer of no bytes, which is on a boundary, too.
+#[repr(align(64))]
+struct Line;
+
 // SAFETY: the buffer owns its memory; access goes through raw views whose users state their own exclusivity.
 unsafe impl Send for AlignedBuf {}
 // SAFETY: as above; `&AlignedBuf` alone hands out only a pointer.
@@ -91,7 +104,10 @@ impl AlignedBuf {
     /// `bytes` zero bytes, or a memory error that names them.
     pub fn new(bytes: usize) -> Result<Self> {
         if bytes == 0 {
-            return Ok(Self { ptr: NonNull::<u8>::dangling(), bytes });
+            return Ok(Self { ptr: NonNull::<Line>::dangling().cast(), bytes });
+        }
+        if faults::strike() {
+            return Err(Error::Memory(bytes as u128));
         }
         let start = if pages::wanted(bytes) {
             pages::map(bytes)
@@ -101,6 +117,12 @@ impl AlignedBuf {
             NonNull::new(unsafe { alloc_zeroed(layout) })
         };
         start.map(|ptr| Self { ptr, bytes }).ok_or(Error::Memory(bytes as u128))
+    }
+
+    /// What a buffer of so many bytes takes from the system once all of it is touched.
+    pub fn footprint(bytes: usize) -> usize {
+        let unit = if pages::wanted(bytes) { pages::HUGE } else { ALIGN };
+        bytes.checked_next_multiple_of(unit).unwrap_or(usize::MAX)
     }
 
     fn layout(bytes: usize) -> Result<Layout> {
@@ -133,12 +155,35 @@ impl Drop for AlignedBuf {
     }
 }
 
+/// Allocations that fail on demand, for tests of what happens then.
+pub mod faults {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Allocations until the one that fails; 0 for none.
+    static COUNTDOWN: AtomicU64 = AtomicU64::new(0);
+
+    /// Lets the `count`-th allocation from now on fail, once; 0 lets all succeed.
+    pub fn arm(count: u64) {
+        COUNTDOWN.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether an armed failure is still to come.
+    pub fn armed() -> bool {
+        COUNTDOWN.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts an allocation; true for the one that is to fail.
+    pub(super) fn strike() -> bool {
+        armed() && COUNTDOWN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1)
+    }
+}
+
 /// Memory straight from the system, on Linux.
 mod pages {
     use std::ptr::NonNull;
 
     /// A huge page of x86-64; buffers of that size and more are mapped.
-    const HUGE: usize = 2 << 20;
+    pub const HUGE: usize = 2 << 20;
 
     pub fn wanted(bytes: usize) -> bool {
         cfg!(target_os = "linux") && bytes >= HUGE
