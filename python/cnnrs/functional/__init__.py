@@ -26,6 +26,7 @@ from cnnrs.functional.activation import (
     softplus,
     tanh,
 )
+from cnnrs.functional.activation import gelu_form as gelu_form
 from cnnrs.functional.arithmetic import (
     abs,
     add,
