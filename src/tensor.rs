@@ -83,8 +83,9 @@ pub fn shape_text(shape: &[usize]) -> String {
 
 /// Zeroed memory on a 64-byte boundary; freed on drop.
 ///
-/// Large buffers come from the system page by page, in huge pages where it grants them: nothing is touched before it is
-/// used, and address translation costs little.
+/// All but small buffers come from the system page by page and go back to it at once: nothing is touched before it is
+/// used, and no hole in a heap outlives them. Large ones are in huge pages where the system grants them, so that address
+/// translation costs little.
 #[derive(Debug)]
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
@@ -121,7 +122,7 @@ impl AlignedBuf {
 
     /// What a buffer of so many bytes takes from the system once all of it is touched.
     pub fn footprint(bytes: usize) -> usize {
-        let unit = if pages::wanted(bytes) { pages::HUGE } else { ALIGN };
+        let unit = if pages::wanted(bytes) { pages::unit(bytes) } else { ALIGN };
         bytes.checked_next_multiple_of(unit).unwrap_or(usize::MAX)
     }
 
@@ -182,24 +183,37 @@ pub mod faults {
 mod pages {
     use std::ptr::NonNull;
 
-    /// A huge page of x86-64; buffers of that size and more are mapped.
-    pub const HUGE: usize = 2 << 20;
+    /// Buffers of that size and more are mapped.
+    const LEAST: usize = 128 << 10;
+    /// A page of x86-64.
+    const PAGE: usize = 4 << 10;
+    /// A huge page of x86-64; buffers of that size and more are in such pages.
+    const HUGE: usize = 2 << 20;
 
     pub fn wanted(bytes: usize) -> bool {
-        cfg!(target_os = "linux") && bytes >= HUGE
+        cfg!(target_os = "linux") && bytes >= LEAST
+    }
+
+    /// What the size of a mapped buffer is rounded up to.
+    pub fn unit(bytes: usize) -> usize {
+        if bytes >= HUGE { HUGE } else { PAGE }
     }
 
     #[cfg(target_os = "linux")]
     pub fn map(bytes: usize) -> Option<NonNull<u8>> {
-        let length = bytes.checked_next_multiple_of(HUGE)?;
-        let whole = length.checked_add(HUGE)?;
+        let unit = unit(bytes);
+        let length = bytes.checked_next_multiple_of(unit)?;
+        let whole = if unit == HUGE { length.checked_add(HUGE)? } else { length };
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new anonymous mapping, of which the parts outside a 2 MiB boundary are given back at once; advice
-        // that the system refuses changes nothing.
+        // SAFETY: a new anonymous mapping, of which the parts outside a boundary of huge pages are given back at once;
+        // advice that the system refuses changes nothing.
         unsafe {
             let start = libc::mmap(std::ptr::null_mut(), whole, access, kind, -1, 0);
             if start == libc::MAP_FAILED {
                 return None;
+            }
+            if unit < HUGE {
+                return NonNull::new(start.cast());
             }
             let before = start.align_offset(HUGE);
             if before > 0 {
@@ -217,7 +231,7 @@ mod pages {
     #[cfg(target_os = "linux")]
     pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
         // SAFETY: the mapping that `map` left.
-        unsafe { libc::munmap(start.as_ptr().cast(), bytes.next_multiple_of(HUGE)) };
+        unsafe { libc::munmap(start.as_ptr().cast(), bytes.next_multiple_of(unit(bytes))) };
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -278,7 +278,11 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "product that wraps to 8 bytes": (encode(entry(shape=[2**62 + 1, 2]), EIGHT), "takes 36893488147419103240 bytes"),
     "a zero hides a product beyond 63 bits": (
         encode(entry(shape=[0, 2**62, 2**62], data_offsets=[0, 0])),
-        r"'t': F32 \[0, \d+, \d+\] must take less than 2\*\*63 bytes",
+        r"'t': F32 \[0, \d+, \d+\] must have less than 2\*\*60 elements",
+    ),
+    "a zero hides what float32 cannot hold": (
+        encode(entry(dtype="F16", shape=[2**62 - 2, 0], data_offsets=[0, 0])),
+        r"'t': F16 \[\d+, 0\] must have less than 2\*\*60 elements",
     ),
     "too many tensors": (
         encode({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}),

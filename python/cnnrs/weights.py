@@ -32,6 +32,7 @@ MOST_MARKS = 2_000_000
 """Commas, colons and opening brackets of a header: each may cost some tens of bytes when the header is parsed."""
 MOST_NAME_BYTES = 1024
 MOST_DIMENSIONS = 8
+MOST_ELEMENTS = 2**60
 _BFLOAT16 = "BF16"
 _DTYPES = {
     "F64": "<f8",
@@ -266,9 +267,9 @@ def _entry(name: str, fields: object) -> Entry:
     if offsets[1] - offsets[0] != bytes_needed:
         message = f"{shown}: {dtype} {shape} takes {bytes_needed} bytes, data_offsets {offsets} give another size"
         raise WeightsError(message)
-    # A zero makes the product 0, but NumPy still needs the product of the others to fit.
-    if math.prod(max(size, 1) for size in shape) * itemsize >= 2**63:
-        message = f"{shown}: {dtype} {_args.show(shape)} must take less than 2**63 bytes, zeros counted as ones"
+    # A zero makes the product 0, but NumPy still needs the product of the others to fit, in any dtype.
+    if math.prod(max(size, 1) for size in shape) >= MOST_ELEMENTS:
+        message = f"{shown}: {dtype} {shape} must have less than 2**60 elements, zeros counted as ones"
         raise WeightsError(message)
     return Entry(name, dtype, tuple(shape), offsets[0], offsets[1])
 
