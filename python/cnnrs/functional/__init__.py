@@ -11,27 +11,51 @@ from cnnrs.functional._dispatch import Array as Array
 from cnnrs.functional._dispatch import PaddingLike as PaddingLike
 from cnnrs.functional._dispatch import Size as Size
 from cnnrs.functional._dispatch import Tensor as Tensor
-from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
+from cnnrs.functional.conv import (
+    conv1d,
+    conv2d,
+    conv2d_backward_data,
+    conv2d_backward_weights,
+    conv_transpose2d,
+)
+from cnnrs.functional.conv import conv1d_padding as conv1d_padding
+from cnnrs.functional.conv import output_padding_pair as output_padding_pair
 from cnnrs.functional.elementwise import add, relu, sigmoid, tanh
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
-from cnnrs.functional.loss import cross_entropy, softmax
+from cnnrs.functional.loss import cross_entropy
+from cnnrs.functional.movement import concat, pad, reshape, slice, transpose  # noqa: A004
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
+from cnnrs.functional.resample import adaptive_size as adaptive_size
+from cnnrs.functional.resample import upsample_mode as upsample_mode
+from cnnrs.functional.resample import upsample_size as upsample_size
+from cnnrs.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "concat",
+    "conv1d",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
+    "conv_transpose2d",
     "cross_entropy",
     "flatten",
     "linear",
+    "log_softmax",
     "max_pool2d",
     "max_pool2d_backward",
+    "pad",
     "relu",
+    "reshape",
     "sigmoid",
+    "slice",
     "softmax",
     "tanh",
+    "transpose",
+    "upsample",
 ]
