@@ -210,9 +210,24 @@ class Value:
         """Refuse: there are no numbers yet."""
         self._refuse("iteration")
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        """Refuse: indexing is not an op of the graph."""
-        self._refuse("indexing")
+    def __getitem__(self, index: Any) -> Any:
+        """Record a slice: ints, slices with any step, `...` and None, as in NumPy; see `functional.slice`."""
+        from cnnrs import functional
+
+        return functional.slice(self, index)
+
+    def reshape(self, *shape: Any) -> Any:
+        """Record another shape, given as sizes or as one tuple; see `functional.reshape`."""
+        from cnnrs import functional
+
+        return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Any:
+        """Record another order of the axes, given as ints or as one tuple; see `functional.transpose`."""
+        from cnnrs import functional
+
+        single = len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list)))
+        return functional.transpose(self, axes[0] if single else axes or None)
 
     def _refuse(self, what: str) -> NoReturn:
         layer = self._trace.path or "the model"
