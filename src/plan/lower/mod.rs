@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 mod arithmetic;
+mod depthwise;
 mod layers;
 mod loss;
 mod movement;
@@ -35,10 +36,11 @@ struct Draft {
     bytes: usize,
 }
 
-/// A step that may let one operand's memory become another's, if the first is not needed afterwards.
+/// A step that may let one operand's memory become another's, if the first is not needed afterwards: the first pair for
+/// which that is so.
 struct DraftStep {
     step: Step,
-    in_place: Option<(usize, usize)>,
+    in_place: Vec<(usize, usize)>,
 }
 
 struct Lowering<'a> {
@@ -50,6 +52,8 @@ struct Lowering<'a> {
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -83,6 +87,7 @@ impl<'a> Lowering<'a> {
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -141,7 +146,7 @@ impl<'a> Lowering<'a> {
         kernel: impl Kernel + 'static,
         operands: Vec<usize>,
         shape: String,
-        in_place: Option<(usize, usize)>,
+        in_place: impl IntoIterator<Item = (usize, usize)>,
     ) {
         let step = Step {
             kernel: Box::new(kernel),
@@ -150,9 +155,9 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
-        self.steps.push(DraftStep { step, in_place });
+        self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
 
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
@@ -238,7 +243,7 @@ impl<'a> Lowering<'a> {
             Op::Unary(kind) => self.unary(node, *kind),
             Op::UnaryBackward(kind) => self.unary_backward(node, *kind),
             Op::Binary(kind) => self.binary(node, *kind)?,
-            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes)?,
+            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
             Op::Expand { mean } => self.expand(node, *mean)?,
             Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
             Op::Transpose { axes } => self.transpose(node, axes)?,
@@ -281,12 +286,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);
@@ -295,6 +299,6 @@ impl<'a> Lowering<'a> {
         let partials = self.temp(parts * len * FLOAT);
         operands.push(partials);
         self.push(node, kernel, operands, shape.clone());
-        self.push(node, reduce::ReduceParts::new(self.options.isa, parts, len), vec![partials, result], shape);
+        self.push(node, reduce::Reduce::sum_of_parts(self.options.isa, parts, len), vec![partials, result], shape);
     }
 }
