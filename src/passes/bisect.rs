@@ -57,7 +57,7 @@ mod tests {
 
     fn value(graph: &Graph, y: ValueId) -> Tensor {
         let x = [Tensor::floats(vec![3], vec![0.5, -2.0, 0.0])];
-        evaluate(graph, &x, &[], Request::values(&[y])).unwrap().take(y).unwrap()
+        evaluate(graph, &x, &[], Request::values(&[y])).unwrap().value(y).unwrap().clone()
     }
 
     /// Takes sigmoid for tanh, but in two layers only: a right rewrite elsewhere.
