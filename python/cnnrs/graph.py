@@ -210,9 +210,24 @@ class Value:
         """Refuse: there are no numbers yet."""
         self._refuse("iteration")
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        """Refuse: indexing is not an op of the graph."""
-        self._refuse("indexing")
+    def __getitem__(self, index: Any) -> Any:
+        """Record a slice: ints, slices with any step, `...` and None, as in NumPy; see `functional.slice`."""
+        from cnnrs import functional
+
+        return functional.slice(self, index)
+
+    def reshape(self, *shape: Any) -> Any:
+        """Record another shape, given as sizes or as one tuple; see `functional.reshape`."""
+        from cnnrs import functional
+
+        return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Any:
+        """Record another order of the axes, given as ints or as one tuple; see `functional.transpose`."""
+        from cnnrs import functional
+
+        single = len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list)))
+        return functional.transpose(self, axes[0] if single else axes or None)
 
     def _refuse(self, what: str) -> NoReturn:
         layer = self._trace.path or "the model"
@@ -251,6 +266,7 @@ class Trace:
         self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
+        self._parameters: dict[int, str] = {}
         self._feed: list[npt.NDArray[Any] | None] = []
         if root is not None:
             self._adopt(root, "")
@@ -297,7 +313,13 @@ class Trace:
     def parameter(self, parameter: Storage, name: str = "") -> Value:
         """Add an `nn.Parameter`; the same one twice is the same value."""
         name = name or self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
-        return Value(self, self.graph.parameter(parameter._storage, name), f"parameter {name}")
+        value = self.graph.parameter(parameter._storage, name)
+        self._parameters.setdefault(value, name)
+        return Value(self, value, f"parameter {name}")
+
+    def parameters(self) -> list[tuple[int, str]]:
+        """Return the id and the name of every parameter met so far."""
+        return list(self._parameters.items())
 
     def constant(self, array: npt.NDArray[Any]) -> Value:
         """Add an array: float32 as a constant, int64 (labels) as an input that `feed` fills in."""
