@@ -100,6 +100,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn store(p: *mut f32, v: Self::V);
     /// The first `n ≤ LANES` lanes from memory, the others zero; reads nothing beyond them.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    /// Lanes from memory, `stride` floats apart.
+    unsafe fn load_strided(p: *const f32, stride: usize) -> Self::V;
     /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
 
@@ -141,6 +143,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane `i` becomes lane `i xor W`, for `W` a power of two below `LANES`.
+    unsafe fn swap<const W: usize>(v: Self::V) -> Self::V;
+    /// Lane 0.
+    unsafe fn first(v: Self::V) -> f32;
 
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
