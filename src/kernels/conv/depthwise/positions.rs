@@ -17,15 +17,17 @@ pub struct Positions {
     axis: Axis,
     taps: Vec<Tap>,
     inside: Range<usize>,
+    dense: bool,
 }
 
 impl Positions {
     /// The positions of `axis` where source positions are `source_pitch` floats apart and weights `weight_pitch`.
     pub fn new(axis: Axis, source_pitch: usize, weight_pitch: usize) -> Self {
-        let taps = axis.offsets.iter().zip(&axis.taps).map(|(&offset, &tap)| Tap {
-            source: offset * source_pitch as isize,
-            weight: tap * weight_pitch,
-        });
+        let taps = axis
+            .offsets
+            .iter()
+            .zip(&axis.taps)
+            .map(|(&offset, &tap)| Tap { source: offset * source_pitch as isize, weight: tap * weight_pitch });
         let (step, size) = (axis.src_step as isize, axis.src_size as isize);
         let inside = match (axis.offsets.first(), axis.offsets.last()) {
             (Some(&first), Some(&last)) => {
@@ -35,7 +37,8 @@ impl Positions {
             }
             _ => 0..axis.count,
         };
-        Self { taps: taps.collect(), inside, axis }
+        let dense = axis.offsets.windows(2).all(|pair| pair[1] - pair[0] == step);
+        Self { taps: taps.collect(), inside, dense, axis }
     }
 
     /// All taps.
@@ -68,6 +71,11 @@ impl Positions {
     pub fn among(&self, results: &Range<usize>) -> Range<usize> {
         let index = |at: usize| at.saturating_sub(self.axis.dst_start).div_ceil(self.axis.dst_step);
         index(results.start)..index(results.end).min(self.axis.count)
+    }
+
+    /// Whether neighbouring positions and neighbouring taps are as far from each other.
+    pub fn is_dense(&self) -> bool {
+        self.dense
     }
 
     /// Position `i` along the whole axis.
@@ -192,7 +200,8 @@ mod tests {
 
     #[test]
     fn units_cover_every_pixel_once() {
-        for (lines, width, work) in [(3, 5, 1), (1, 3000, 300), (448, 56, 1152), (0, 7, 9), (7, 0, 9), (2, 40, 100_000)] {
+        for (lines, width, work) in [(3, 5, 1), (1, 3000, 300), (448, 56, 1152), (0, 7, 9), (7, 0, 9), (2, 40, 100_000)]
+        {
             let units = Units::new(lines, width, work);
             let mut pixels = Vec::new();
             for unit in 0..units.count() {
