@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use crate::tensor::Args;
 
 pub mod axis_map;
+pub mod batch;
 pub mod conv;
 pub mod copy;
 pub mod elementwise;

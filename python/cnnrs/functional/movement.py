@@ -98,7 +98,7 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     return cast("Tensor", apply(op, [x], axes=order)[0])
 
 
-def slice(x: Tensor, index: Any, stop: Any = None, step: Any = None) -> Tensor:  # noqa: A001
+def slice(x: Tensor, index: Any, stop: Any = None, step: Any = None) -> Tensor:
     """Take a part of each axis.
 
     With `index` alone it is what NumPy's `x[index]` gives: ints (which drop their axis), slices with any step but

@@ -140,3 +140,11 @@ class AdaptiveAvgPool2d(Module):
     def extra_repr(self) -> str:
         """Return the size."""
         return f"output_size={self.output_size}"
+
+
+class GlobalAvgPool2d(Module):
+    """Mean of each channel of each image, (N, H, W, C) to (N, C); see `functional.global_avg_pool2d`."""
+
+    def forward(self, x: Any) -> Any:
+        """Record the pooling."""
+        return functional.global_avg_pool2d(x)
