@@ -43,7 +43,13 @@ from cnnrs.functional.arithmetic import (
     square,
     sub,
 )
-from cnnrs.functional.conv import conv1d, conv2d, conv2d_backward_data, conv2d_backward_weights, conv_transpose2d
+from cnnrs.functional.conv import (
+    conv1d,
+    conv2d,
+    conv2d_backward_data,
+    conv2d_backward_weights,
+    conv_transpose2d,
+)
 from cnnrs.functional.conv import conv1d_padding as conv1d_padding
 from cnnrs.functional.conv import output_padding_pair as output_padding_pair
 from cnnrs.functional.features import flatten, linear
