@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -68,6 +69,28 @@ def integer(value: object, name: str, op: str, low: int, high: int) -> int:
         message = f"{graph.label(op)}: {name} must be from {low} to {high}, got {show(value)}"
         raise ValueError(message)
     return number
+
+
+def number(value: object, name: str, op: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return a finite number as a float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite, or outside of `low` to `high`.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        message = f"{graph.label(op)}: {name} must be a number, got {show(value)}"
+        raise TypeError(message)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not (math.isfinite(result) and low <= result <= high):
+        limits = "finite" if (low, high) == (-math.inf, math.inf) else f"finite and >= {low:g}"
+        message = f"{graph.label(op)}: {name} must be {limits if high == math.inf else f'from {low:g} to {high:g}'}"
+        message += f", got {show(value)}"
+        raise ValueError(message)
+    return result
 
 
 def flag(value: object, name: str, op: str) -> bool:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnrs import _args, _core
+from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
 from cnnrs.nn._cache import output_values
 
@@ -37,7 +38,7 @@ class Summary(NamedTuple):
         batch_size: The batch of the two numbers below.
         inference_bytes: Peak bytes of a call.
         training_bytes: Peak bytes of a forward and backward pass with cross-entropy, without the optimizer's state;
-            None if the output is not (N, classes) or nothing trains.
+            None if the output is not (N, classes), nothing trains, or batch normalization gets one value per channel.
     """
 
     model: str
@@ -120,7 +121,12 @@ def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int |
     """Return the peak of a forward and backward pass, None if there is no such pass."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.trainable]
     with Trace(root=model, training=True) as trace:
-        logits = model(trace.input((batch, *sample), "float32", "x"))
+        try:
+            logits = model(trace.input((batch, *sample), "float32", "x"))
+        except ShapeError:
+            raise
+        except ValueError:  # a batch that training refuses: one value per channel
+            return None
         if not trainable or not isinstance(logits, Value) or logits.ndim != 2:
             return None
         labels = trace.input((batch,), "int64", "labels")

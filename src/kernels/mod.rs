@@ -11,8 +11,11 @@ use crate::tensor::Args;
 
 pub mod conv;
 pub mod copy;
+pub mod counter;
+pub mod dropout;
 pub mod elementwise;
 pub mod layout;
+pub mod norm;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;

@@ -12,22 +12,31 @@ from cnnrs.functional._dispatch import PaddingLike as PaddingLike
 from cnnrs.functional._dispatch import Size as Size
 from cnnrs.functional._dispatch import Tensor as Tensor
 from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
+from cnnrs.functional.dropout import drop_path, dropout, dropout2d
 from cnnrs.functional.elementwise import add, relu, sigmoid, tanh
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
 from cnnrs.functional.loss import cross_entropy, softmax
+from cnnrs.functional.norm import batch_norm, group_norm, layer_norm, local_response_norm
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
     "cross_entropy",
+    "drop_path",
+    "dropout",
+    "dropout2d",
     "flatten",
+    "group_norm",
+    "layer_norm",
     "linear",
+    "local_response_norm",
     "max_pool2d",
     "max_pool2d_backward",
     "relu",
