@@ -1,6 +1,10 @@
 //! Every small kernel against naive references in double precision, on every level that this CPU has.
 #![allow(clippy::float_cmp)] // exact results are compared as such
 
+#[path = "kernels/axis_map.rs"]
+mod axis_map;
+#[path = "kernels/depthwise.rs"]
+mod depthwise;
 #[path = "kernels/dropout.rs"]
 mod dropout;
 #[path = "kernels/elementwise.rs"]
@@ -13,6 +17,8 @@ mod pool;
 mod reduce;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/strided.rs"]
+mod strided;
 #[path = "kernels/update.rs"]
 mod update;
 

@@ -179,7 +179,7 @@ impl Lowering<'_> {
         self.push_in_place(node, kernel, operands, text.clone(), in_place);
         if parts > 1 {
             for pair in sums {
-                self.push(node, reduce::ReduceParts::new(isa, parts, channels), pair.to_vec(), text.clone());
+                self.push(node, reduce::Reduce::sum_of_parts(isa, parts, channels), pair.to_vec(), text.clone());
             }
         }
     }

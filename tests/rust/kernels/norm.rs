@@ -2,7 +2,7 @@ use cnnrs::kernels::norm::{
     Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply, LongRowSlopes,
     LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
 };
-use cnnrs::kernels::reduce::ReduceParts;
+use cnnrs::kernels::reduce::Reduce;
 use cnnrs::simd::Isa;
 use proptest::prelude::*;
 
@@ -190,7 +190,7 @@ fn by_rows(isa: Isa, rows: usize, len: usize, groups: usize, seed: u64) {
     let operands = [&common[..], &[tensor(), partial(), partial()]].concat();
     let backward = run(&kernel, &operands);
     let total = |partials: &Operand| {
-        run(&ReduceParts::new(isa, parts, groups * len), &[partials.clone(), channel()])[1].clone()
+        run(&Reduce::sum_of_parts(isa, parts, groups * len), &[partials.clone(), channel()])[1].clone()
     };
     let many = 1.0 + rows as f64 / 8.0;
     check(&backward[5], &want.diff_src, steep, &format!("diff_src {what}"));
