@@ -266,24 +266,24 @@ impl<'a> Lowering<'a> {
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
             Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
             Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
-            Op::BatchNormBackward => self.batch_norm_backward(node)?,
-            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
-            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get())?,
-            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups)?,
+            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
+            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
+            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
             Op::LocalResponseNorm { size, alpha, beta, k } => {
-                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()])?;
+                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()]);
             }
             Op::LocalResponseNormBackward { size, alpha, beta } => {
-                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()])?;
+                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()]);
             }
-            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream)?,
+            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream),
             Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore)?,
             Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
             Op::Update(optimizer) => self.update(node, *optimizer)?,
-            Op::Assign => self.assign(node)?,
+            Op::Assign => self.assign(node),
             Op::Blend => self.blend(node)?,
-            Op::Increment => self.increment(node)?,
+            Op::Increment => self.increment(node),
         }
         Ok(())
     }
