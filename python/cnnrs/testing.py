@@ -40,8 +40,8 @@ class GradientError(AssertionError):
         self.tensor, self.index, self.numeric, self.analytic = tensor, index, numeric, analytic
         place = "along a random direction" if index is None else f"at {index}"
         super().__init__(
-            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give {numeric:.9g} "
-            f"(difference {abs(numeric - analytic):.3g}, allowed {limit})"
+            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give "
+            f"{numeric:.9g} (difference {abs(numeric - analytic):.3g}, allowed {limit})"
         )
 
 
@@ -175,8 +175,7 @@ def check_graph(
         gradient = np.zeros(point.shape) if value is None else analytic[value]
         for index, direction in _directions(point.shape, generator):
             ahead, behind = (
-                weighted_sum({tensor.value: np.asarray(point + step * direction)})
-                for step in (limits.eps, -limits.eps)
+                weighted_sum({tensor.value: np.asarray(point + step * direction)}) for step in (limits.eps, -limits.eps)
             )
             numeric, slope = (ahead - behind) / (2 * limits.eps), float(np.vdot(gradient, direction))
             if not abs(numeric - slope) <= limits.atol + limits.rtol * abs(numeric):
