@@ -184,5 +184,5 @@ def test_it_refuses(error: type[Exception], match: str, fn: Any, arguments: list
 
 
 def test_only_functions_can_be_compiled() -> None:
-    with pytest.raises(TypeError, match="^compile: fn must be a function or a module, got 3"):
+    with pytest.raises(TypeError, match=r"^compile: fn must be a function or a module, got 3"):
         cnnrs.compile(3)  # type: ignore[arg-type]

@@ -23,6 +23,8 @@ __all__ = [
     "clear_cache",
     "config",
     "eager",
+    "fail_allocation",
+    "failure_is_due",
     "fma_peak",
     "get_algorithm",
     "get_num_threads",
@@ -161,8 +163,9 @@ class Program:
         """Describe the plan for a batch size without running it.
 
         Keys: "steps" (list of dicts with "op", "name", "shape", "kernel", "tasks", "flops", "bytes", "refused",
-        the last a list of (kernel, reason)), "peak_bytes", "arena_bytes", "packed_bytes", "parameter_bytes", "flops",
-        "isa".
+        the last a list of (kernel, reason)), "peak_bytes" (what a run needs beside the caller's arrays and the
+        parameters, as the system counts it: the next four and the constants), "arena_bytes", "scratch_bytes" (of the
+        threads as they are set now), "output_bytes", "packed_bytes", "parameter_bytes", "flops", "isa".
         """
 
 def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
@@ -197,6 +200,12 @@ def random_uniform(seed: int, stream: int, size: int) -> npt.NDArray[np.float32]
 
 def random_permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
     """Return a permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream)."""
+
+def fail_allocation(count: int) -> None:
+    """Let the `count`-th allocation of tensor memory from now on fail, once; 0 lets all succeed (for tests)."""
+
+def failure_is_due() -> bool:
+    """Tell whether a failure that was asked for is still to come."""
 
 def last_input_addresses() -> list[int]:
     """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""

@@ -118,8 +118,11 @@ impl Program {
         }
         let report = PyDict::new(py);
         report.set_item("steps", steps)?;
-        report.set_item("peak_bytes", plan.peak_bytes())?;
+        let threads = plan.threads()?;
+        report.set_item("peak_bytes", plan.peak_bytes(threads))?;
         report.set_item("arena_bytes", plan.arena_bytes)?;
+        report.set_item("scratch_bytes", plan.scratch_total(threads))?;
+        report.set_item("output_bytes", plan.output_total())?;
         report.set_item("packed_bytes", plan.packed_bytes())?;
         report.set_item("parameter_bytes", program.parameter_bytes())?;
         report.set_item("flops", plan.flops)?;

@@ -3,6 +3,8 @@
 
 #[path = "kernels/depthwise.rs"]
 mod depthwise;
+#[path = "kernels/axis_map.rs"]
+mod axis_map;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
 #[path = "kernels/pool.rs"]
@@ -11,6 +13,8 @@ mod pool;
 mod reduce;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/strided.rs"]
+mod strided;
 #[path = "kernels/update.rs"]
 mod update;
 

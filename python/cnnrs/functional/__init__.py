@@ -26,6 +26,7 @@ from cnnrs.functional.activation import (
     softplus,
     tanh,
 )
+from cnnrs.functional.activation import gelu_form as gelu_form
 from cnnrs.functional.arithmetic import (
     abs,
     add,
@@ -42,22 +43,34 @@ from cnnrs.functional.arithmetic import (
     square,
     sub,
 )
-from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
+from cnnrs.functional.conv import conv1d, conv2d, conv2d_backward_data, conv2d_backward_weights, conv_transpose2d
+from cnnrs.functional.conv import conv1d_padding as conv1d_padding
+from cnnrs.functional.conv import output_padding_pair as output_padding_pair
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
-from cnnrs.functional.loss import cross_entropy, softmax
+from cnnrs.functional.loss import cross_entropy
+from cnnrs.functional.movement import concat, pad, reshape, slice, transpose
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
 from cnnrs.functional.reduction import max, mean, min, sum
+from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
+from cnnrs.functional.resample import adaptive_size as adaptive_size
+from cnnrs.functional.resample import upsample_mode as upsample_mode
+from cnnrs.functional.resample import upsample_size as upsample_size
+from cnnrs.functional.softmax import log_softmax, softmax
 
 __all__ = [
     "abs",
+    "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
     "clip",
+    "concat",
+    "conv1d",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
+    "conv_transpose2d",
     "cross_entropy",
     "div",
     "elu",
@@ -70,6 +83,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log",
+    "log_softmax",
     "matmul",
     "max",
     "max_pool2d",
@@ -80,11 +94,14 @@ __all__ = [
     "minimum",
     "mul",
     "neg",
+    "pad",
     "prelu",
     "relu",
     "relu6",
+    "reshape",
     "sigmoid",
     "silu",
+    "slice",
     "softmax",
     "softplus",
     "sqrt",
@@ -92,4 +109,6 @@ __all__ = [
     "sub",
     "sum",
     "tanh",
+    "transpose",
+    "upsample",
 ]

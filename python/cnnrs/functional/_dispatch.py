@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 Tensor = TypeVar("Tensor", Array, Value)
-Operand: TypeAlias = "Array | Value | Parameter | float"
+AnyTensor: TypeAlias = "Array | Value | Parameter"
+Operand: TypeAlias = "AnyTensor | float"
 Size = int | tuple[int, int]
 PaddingLike = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
-from cnnrs.functional._dispatch import Array, Tensor, apply
+from cnnrs.functional._dispatch import AnyTensor, Tensor, apply
 from cnnrs.functional.arithmetic import add, clip, mul
-from cnnrs.graph import Value
-
-if TYPE_CHECKING:
-    from cnnrs.nn.parameter import Parameter
 
 
 def _activate(op: str, x: Tensor, **attrs: Any) -> Tensor:
@@ -66,7 +62,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     return _activate("leaky_relu", x, slope=slope)
 
 
-def prelu(x: Tensor, weight: Array | Value | Parameter) -> Tensor:
+def prelu(x: Tensor, weight: AnyTensor) -> Tensor:
     """Compute x where x > 0 and weight * x elsewhere, with a slope that is learned; the derivative at 0 is the slope.
 
     Args:
@@ -147,11 +143,16 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
         >>> F.gelu(np.array([-1, 0, 1], np.float32)).round(4).tolist()
         [-0.15870000422000885, 0.0, 0.8413000106811523]
     """
-    if approximate not in ("none", "tanh"):
-        message = f'{graph.label("gelu")}: approximate must be "none" or "tanh", got {_args.show(approximate)}'
+    form = gelu_form(approximate, "gelu")
+    return cast("Tensor", apply("gelu" if form == "none" else "gelu_tanh", [_args.check_array(x, "gelu")])[0])
+
+
+def gelu_form(approximate: object, op: str) -> str:
+    """Return the way of approximation of `gelu`, checked."""
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
+        message = f'{graph.label(op)}: approximate must be "none" or "tanh", got {_args.show(approximate)}'
         raise ValueError(message)
-    x = _args.check_array(x, "gelu")
-    return cast("Tensor", apply("gelu" if approximate == "none" else "gelu_tanh", [x])[0])
+    return approximate
 
 
 def hardswish(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Arithmetic with broadcasting, elementary functions and the product of matrices.
 
-Functions of two operands take arrays, symbolic values, parameters and Python numbers, at least one of them not a number;
-shapes are broadcast as in NumPy. Symbolic values have the operators `+ - * / @` and unary `-` for them.
+Functions of two operands take arrays, symbolic values, parameters and Python numbers, not two numbers; shapes are
+broadcast as in NumPy. Symbolic values have the operators `+ - * / @` and unary `-` for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
-from cnnrs.functional._dispatch import Operand, Tensor, apply
+from cnnrs.functional._dispatch import AnyTensor, Operand, Tensor, apply
 
 
 def _number(operand: object) -> bool:
@@ -66,7 +66,8 @@ def _linear(op: str, a: Any, b: Any) -> Any:
 
 def _power_of_two(number: float) -> bool:
     """Tell whether a product with the reciprocal is the quotient, bit for bit."""
-    return math.isfinite(number) and abs(math.frexp(number)[0]) == 0.5 and 2.0**-126 <= abs(number) <= 2.0**126
+    size = math.fabs(number)
+    return 2.0**-126 <= size <= 2.0**126 and math.frexp(size)[0] == 0.5
 
 
 def add(a: Operand, b: Operand) -> Any:
@@ -307,7 +308,7 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
     return cast("Tensor", apply(op, [x], low=bounds[0], high=bounds[1])[0])
 
 
-def matmul(a: Operand, b: Operand) -> Any:
+def matmul(a: AnyTensor, b: AnyTensor) -> Any:
     """Compute the product of matrices, one for each index of the leading axes.
 
     Args:

@@ -25,7 +25,10 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     for node in pure.into_iter().chain(effects) {
-        lowering.node(node)?;
+        // A value of which only the shape is wanted is not computed.
+        if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            lowering.node(node)?;
+        }
     }
     Ok(lowering.finish(outputs))
 }
@@ -47,10 +50,12 @@ struct Lowering<'a> {
     graph: &'a Graph,
     options: Options,
     written: Vec<usize>,
-    /// Whether anybody needs a value.
+    /// Whether anybody needs a value's numbers.
     read: Vec<bool>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
+    /// The value whose memory each value is: itself, or what it was reshaped from.
+    origin: Vec<ValueId>,
     steps: Vec<DraftStep>,
     /// What the next step was chosen over, and why.
     refused: Vec<(String, String)>,
@@ -69,13 +74,15 @@ impl<'a> Lowering<'a> {
             })
             .collect();
         let mut read = vec![false; graph.value_count()];
-        for node in graph.nodes() {
-            for (index, id) in node.inputs.iter().enumerate() {
-                read[id.0] |= node.op.reads(index);
-            }
-        }
         for id in outputs {
             read[id.0] = true;
+        }
+        for node in graph.nodes().iter().rev() {
+            if node.op.has_effect() || node.outputs.iter().any(|id| read[id.0]) {
+                for (index, id) in node.inputs.iter().enumerate() {
+                    read[id.0] |= node.op.reads(index);
+                }
+            }
         }
         written.sort_unstable();
         written.dedup();
@@ -86,6 +93,7 @@ impl<'a> Lowering<'a> {
             read,
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
+            origin: (0..graph.value_count()).map(ValueId).collect(),
             steps: Vec::new(),
             refused: Vec::new(),
             packs: Vec::new(),
@@ -171,7 +179,7 @@ impl<'a> Lowering<'a> {
         format: String,
     ) -> usize {
         let bytes = floats * FLOAT;
-        match self.graph.value(weight).role {
+        match self.graph.value(self.origin[weight.0]).role {
             Role::Parameter { slot } if !self.written.contains(&slot) => {
                 let known = self.packs.iter().position(|pack| pack.slot == slot && pack.format == format);
                 let index = known.unwrap_or_else(|| {
@@ -246,18 +254,18 @@ impl<'a> Lowering<'a> {
             Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
             Op::Expand { mean } => self.expand(node, *mean)?,
             Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
-            Op::Transpose { axes } => self.transpose(node, axes)?,
-            Op::Slice { spans } => self.slice(node, spans)?,
-            Op::SliceBackward { spans } => self.slice_backward(node, spans)?,
-            Op::Pad { pads, value } => self.pad(node, pads, value.get())?,
-            Op::Concat { axis } => self.concat(node, *axis)?,
-            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index)?,
+            Op::Transpose { axes } => self.transpose(node, axes),
+            Op::Slice { spans } => self.slice(node, spans),
+            Op::SliceBackward { spans } => self.slice_backward(node, spans),
+            Op::Pad { pads, value } => self.pad(node, pads, value.get()),
+            Op::Concat { axis } => self.concat(node, *axis),
+            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index),
             Op::AxisMap { axis, map } => self.axis_map(node, *axis, *map)?,
             Op::AxisMapBackward { axis, map, from } => self.axis_map_backward(node, *axis, *map, *from)?,
             Op::Flatten { order } => self.flatten(node, *order, input(0), false),
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
-            Op::Softmax { axis, log } => self.softmax(node, *axis, *log)?,
-            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log)?,
+            Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
+            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
             Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
             Op::BatchNormBackward => self.batch_norm_backward(node)?,
             Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
