@@ -59,6 +59,15 @@ COMPUTED: dict[str, tuple[Callable[[Any], Any], Callable[[Array], Array]]] = {
     ),
     "all elements": (lambda x: F.sum(x) / math.prod(x.shape), lambda x: np.float32(x.mean())),
     "a float": (lambda x: x * float(x.shape[0]), lambda x: x * len(x)),
+    "a size of reshape that is computed": (
+        lambda x: F.sum(F.reshape(x, (x.shape[0] * x.shape[1],)), axis=0),
+        lambda x: x.sum(),
+    ),
+    "a size of reshape that is a number": (
+        lambda x: F.reshape(x, (int(x.shape[0]), -1)) + 1,
+        lambda x: x + 1,
+    ),
+    "the end of a slice": (lambda x: x[: x.shape[0] // 2 + 1], lambda x: x[: len(x) // 2 + 1]),
     "an int": (lambda x: x * int(x.shape[0]), lambda x: x * len(x)),
 }
 
@@ -111,6 +120,12 @@ GENERAL: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda x: F.linear(F.flatten(x), real(784, 3)),
     "reductions": lambda x: F.mean(F.max(x, axis=(1, 2)), axis=0),
     "broadcasting": lambda x: x * real(28, 1, 1) + real(1),
+    "reshape": lambda x: F.reshape(F.reshape(x, (x.shape[0], 4, -1)), (x.shape[0], 196, x.shape[3] * 4)),
+    "reshape with another's size": lambda x: F.reshape(x, (F.relu(x).shape[0], -1)),
+    "reshape with a size of the middle": lambda x: F.reshape(y := F.transpose(x, (1, 2, 0, 3)), (-1, y.shape[2])),
+    "conv1d": lambda x: F.conv1d(F.reshape(x, (x.shape[0], 28, 28)), real(3, 28, 2)),
+    "indexing": lambda x: x[:, 3:, ::2] + x[:, 3:, 1::2],
+    "softmax and concat": lambda x: F.concat([F.softmax(x, axis=1), x], axis=3),
     "comparing the size with itself": lambda x: x if x.shape == F.relu(x).shape else None,
     "comparing other sizes": lambda x: F.relu(x) if x.shape[1] == 28 else x,
     "showing it": lambda x: F.relu(x) if f"{x.shape} {x!r} {x.shape[0]:>3}" else x,

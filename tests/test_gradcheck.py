@@ -218,7 +218,7 @@ GRADIENTS = {
     "concat_part",
 }
 """Ops of gradients whose names do not end in `_backward`."""
-ELSEWHERE = {"unflatten", "upsample", "adaptive_avg_pool"}
+ELSEWHERE = {"unflatten", "upsample", "adaptive_avg_pool2d"}
 """The inverse of flatten, below, and names of axis maps."""
 
 
