@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::memory::{Lifetime, place};
+use super::tables::afford;
 use super::{Buffer, Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{FlattenOrder, Graph, Node, Op, Role, UnaryKind, ValueId};
@@ -20,6 +21,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     for node in pure.into_iter().chain(effects) {
+        afford(graph, node)?;
         lowering.node(node)?;
     }
     Ok(lowering.finish(outputs))
