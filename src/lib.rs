@@ -14,6 +14,7 @@ pub mod arena;
 pub mod config;
 pub mod error;
 pub mod exec;
+pub mod function;
 pub mod graph;
 pub mod guards;
 pub mod kernels;
@@ -25,6 +26,7 @@ pub mod program;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;
+pub mod reference;
 pub mod simd;
 pub mod storage;
 pub mod tensor;

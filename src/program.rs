@@ -61,6 +61,7 @@ pub struct Program {
     lock_order: Vec<usize>,
     plans: Mutex<Plans>,
     name: String,
+    rewrites: Option<usize>,
 }
 
 impl Program {
@@ -71,7 +72,14 @@ impl Program {
         }
         let mut lock_order: Vec<usize> = (0..parameters.len()).collect();
         lock_order.sort_by_key(|&slot| Arc::as_ptr(&parameters[slot]) as usize);
-        Ok(Self { graph, outputs, parameters, lock_order, plans: Mutex::new((0, HashMap::new())), name })
+        let plans = Mutex::new((0, HashMap::new()));
+        Ok(Self { graph, outputs, parameters, lock_order, plans, name, rewrites: None })
+    }
+
+    /// The program with at most so many single rewrites of its graph.
+    #[must_use]
+    pub fn limited(self, rewrites: usize) -> Self {
+        Self { rewrites: Some(rewrites), ..self }
     }
 
     /// The name given for logs.
@@ -91,7 +99,8 @@ impl Program {
 
     /// The plan for a batch size under the present configuration, from the cache or compiled now.
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
-        let options = Options { isa: crate::config::isa()?, algorithm: crate::config::algorithm()? };
+        let (isa, algorithm) = (crate::config::isa()?, crate::config::algorithm()?);
+        let options = Options { isa, algorithm, rewrites: self.rewrites };
         let key = Key { batch, options };
         {
             let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,8 @@ from cnnrs import functional as F
 
 SHAPES = [(1, 1), (3, 1), *((4, classes) for classes in range(2, 36)), (64, 10), (7, 1000), (257, 100)]
 
+PLAIN = {"label_smoothing": 0.0, "ignore_index": None}
+
 
 def labels_for(rows: int, classes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Labels that include the first and the last class."""
@@ -42,7 +44,7 @@ def check_cross_entropy(logits: Array, labels: np.ndarray[Any, np.dtype[np.int64
     assert isinstance(public, float)
     tolerance.assert_within(np.float32(public), loss, bound, "loss")
 
-    node_loss, node_correct, node_grad = _core.eager("cross_entropy", [logits, labels], {})
+    node_loss, node_correct, node_grad = _core.eager("cross_entropy", [logits, labels], PLAIN)
     assert (node_loss, node_correct) == (public, float(correct))
     grad_bound = tolerance.softmax(logits, probabilities) / len(labels) + tolerance.ulps(grad)
     tolerance.assert_within(node_grad, grad, grad_bound, "grad")
@@ -78,7 +80,9 @@ def test_ties_count_for_the_first_class() -> None:
     """The argmax of equal logits is the first of them."""
     logits = np.zeros((3, 19), np.float32)
     logits[2, 5] = logits[2, 17] = 1.0
-    correct = [_core.eager("cross_entropy", [logits, np.array(labels)], {})[1] for labels in ([0, 1, 5], [1, 18, 17])]
+    correct = [
+        _core.eager("cross_entropy", [logits, np.array(labels)], PLAIN)[1] for labels in ([0, 1, 5], [1, 18, 17])
+    ]
     assert correct == [2.0, 0.0]
     tolerance.assert_within(F.softmax(logits[:2]), np.full((2, 19), 1 / 19), tolerance.ulps(1 / 19))
 
@@ -124,4 +128,4 @@ def test_any_shape(shape: tuple[int, int], exponent: int) -> None:
 def test_bits_do_not_depend_on_threads(shape: tuple[int, int], assert_deterministic: Callable[..., None]) -> None:
     """Same bits with 1, 2 and 5 threads and from run to run."""
     logits, labels = cases.real(*shape), labels_for(*shape)
-    assert_deterministic(lambda: [F.softmax(logits), *_core.eager("cross_entropy", [logits, labels], {})])
+    assert_deterministic(lambda: [F.softmax(logits), *_core.eager("cross_entropy", [logits, labels], PLAIN)])

@@ -203,7 +203,9 @@ class Programs:
             name, got = type(self.model).__name__, type(logits).__name__
             msg = f"{name}: forward must return logits (N, classes) to train, got {got}"
             raise TypeError(msg)
-        loss, correct, _ = trace.graph.add("cross_entropy", [logits.id, labels.id], {}, "")
+        loss, correct, _ = trace.graph.add(
+            "cross_entropy", [logits.id, labels.id], {"label_smoothing": 0.0, "ignore_index": None}, ""
+        )
         return loss, correct
 
     def _trace_gradients(self, trace: graph.Trace, loss: int) -> list[int]:
@@ -220,7 +222,7 @@ class Programs:
         for (name, parameter), gradient in zip(self.trainable.items(), gradients, strict=True):
             momentum = trace.graph.parameter(self._momentum_of(name), f"momentum of {name}")
             inputs += [trace.parameter(parameter, name).id, gradient, momentum]
-        trace.graph.add("sgd", inputs, {"nesterov": nesterov}, "")
+        trace.graph.add("update", inputs, {"optimizer": "sgd", "nesterov": nesterov}, "")
 
 
 def _check_unchanged(before: dict[str, tuple[int, ...]], now: dict[str, tuple[int, ...]]) -> None:

@@ -1,6 +1,7 @@
 """Weights on disk: safetensors files with torch's names and layout.
 
-Every tensor converts by its rank alone: OIHW and HWIO by a permutation, (out, in) and (in, out) by transposing.
+Every tensor converts by its rank alone: OIHW and HWIO, (out, in, kernel) and (kernel, in, out), (out, in) and (in, out)
+by permutations, all others stay.
 The reader trusts nothing in the file: sizes are compared with the file before anything is allocated, the header may
 hold so many brackets and commas only that parsing it stays within some hundred MB, and the tensors must tile the rest
 of the file exactly.
@@ -50,8 +51,8 @@ _DTYPES = {
     "BOOL": "?",
 }
 _FLOATS = ("F64", "F32", "F16", _BFLOAT16)
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
 _TORCH_SUFFIXES = (".pth", ".pt", ".th")
 
 

@@ -23,6 +23,8 @@ pub struct Options {
     pub isa: Isa,
     /// Permitted algorithms.
     pub algorithm: Algorithm,
+    /// Most single rewrites of the graph, to find out which one makes a result wrong.
+    pub rewrites: Option<usize>,
 }
 
 /// Where a buffer lies while the plan runs.
@@ -127,6 +129,8 @@ pub struct Plan {
     pub work: u64,
     /// What the choices depended on.
     pub options: Options,
+    /// What the rewrites did to the graph.
+    pub passes: Vec<passes::PassReport>,
 }
 
 /// Work below so many floating-point operations and bytes stays on the calling thread: waking others costs more.
@@ -176,8 +180,9 @@ impl Plan {
 /// Compiles a graph: simplify, fuse, lower, place memory.
 pub fn compile(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
     let mut graph = graph.clone();
-    passes::simplify(&mut graph, outputs);
+    let passes = passes::simplify(&mut graph, outputs, options.rewrites);
     let mut plan = lower::lower(&graph, outputs, options)?;
+    plan.passes = passes;
     plan.inputs = inputs(&graph);
     Ok(plan)
 }
@@ -190,7 +195,9 @@ fn inputs(graph: &Graph) -> Vec<InputSpec> {
             let value = graph.value(id);
             debug_assert!(matches!(value.role, Role::Input { .. }));
             let classes = graph.nodes().iter().find_map(|node| match node.op {
-                crate::graph::Op::CrossEntropy if node.inputs[1] == id => Some(graph.value(node.inputs[0]).shape[1]),
+                crate::graph::Op::CrossEntropy { .. } if node.inputs[1] == id => {
+                    Some(graph.value(node.inputs[0]).shape[1])
+                }
                 _ => None,
             });
             InputSpec { name: value.name.clone(), shape: value.shape.clone(), dtype: value.dtype, label_limit: classes }

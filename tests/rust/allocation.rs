@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cnnrs::arena::give_output;
-use cnnrs::graph::{Graph, Op, UnaryKind, ValueId, grad};
+use cnnrs::graph::op::Optimizer;
+use cnnrs::graph::{Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::program::{InputView, OutputBuf, Program};
 use cnnrs::storage::Stored;
 use cnnrs::tensor::DType;
@@ -57,7 +58,7 @@ struct Net {
 
 impl Net {
     fn parameter(&mut self, shape: &[usize]) -> ValueId {
-        let id = self.graph.parameter(shape.to_vec(), "parameter");
+        let id = self.graph.parameter(shape.to_vec(), DType::F32, "parameter");
         self.parameters.push((id, shape.to_vec()));
         id
     }
@@ -103,9 +104,9 @@ impl Net {
 fn filled(shape: Vec<usize>) -> Stored {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 1000.0).collect();
-    let stored = Stored::zeros(shape).unwrap();
+    let stored = Stored::zeros(shape, DType::F32).unwrap();
     // SAFETY: as many floats as the tensor has.
-    unsafe { stored.assign(values.as_ptr(), count).unwrap() };
+    unsafe { stored.assign(values.as_ptr().cast(), count).unwrap() };
     stored
 }
 
@@ -121,16 +122,17 @@ fn training() -> Program {
     let x = net.graph.input(vec![BATCH, 28, 28, 1], DType::F32, "x", true).unwrap();
     let labels = net.graph.input(vec![BATCH], DType::I64, "labels", true).unwrap();
     let logits = net.logits(x);
-    let results = net.graph.add(Op::CrossEntropy, &[logits, labels], "").unwrap();
+    let results =
+        net.graph.add(Op::CrossEntropy { smoothing: Scalar::new(0.0), ignore: None }, &[logits, labels], "").unwrap();
     let wrt: Vec<ValueId> = net.parameters.iter().map(|(id, _)| *id).collect();
     let gradients = grad::gradients(&mut net.graph, &results[..1], &[None], &wrt).unwrap();
     let hyper = net.graph.input(vec![wrt.len(), 4], DType::F32, "hyper", false).unwrap();
     let mut operands = vec![hyper];
     for (gradient, (parameter, shape)) in gradients.into_iter().zip(net.parameters.clone()) {
-        let momentum = net.graph.parameter(shape, "momentum");
+        let momentum = net.graph.parameter(shape, DType::F32, "momentum");
         operands.extend([parameter, gradient.unwrap(), momentum]);
     }
-    net.graph.add(Op::Sgd { nesterov: false }, &operands, "").unwrap();
+    net.graph.add(Op::Update(Optimizer::Sgd { nesterov: false }), &operands, "").unwrap();
     net.program(vec![results[0], results[1]])
 }
 

@@ -7,7 +7,8 @@ use cnnrs::arena::{Needs, with_arena};
 use cnnrs::config::Algorithm;
 use cnnrs::error::{Error, Result};
 use cnnrs::exec::{self, Externals};
-use cnnrs::graph::{FlattenOrder, Graph, Op, UnaryKind, ValueId, grad};
+use cnnrs::function::BinaryKind;
+use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::kernels::Kernel;
 use cnnrs::plan::{Options, Place, Plan, compile};
 use cnnrs::program::{InputView, Program};
@@ -20,7 +21,7 @@ use proptest::prelude::*;
 const CLASSES: usize = 3;
 
 fn options() -> Options {
-    Options { isa: Isa::detect(), algorithm: Algorithm::Auto }
+    Options { isa: Isa::detect(), algorithm: Algorithm::Auto, rewrites: None }
 }
 
 /// A network of random layers; a layer that does not fit what came before is left out.
@@ -37,7 +38,7 @@ fn network(layers: &[(u8, usize, usize)], batch: usize, size: usize) -> (Graph, 
         let window = Window2d { kernel, stride: [1 + first % 2, 1], pad: [[second % 2; 2]; 2], ..Window2d::UNIT };
         let halves = Window2d { kernel: [2, 2], stride: [2, 2], ..Window2d::UNIT };
         let mut weight = |graph: &mut Graph, shape: Vec<usize>| {
-            let id = graph.parameter(shape, "weight");
+            let id = graph.parameter(shape, DType::F32, "weight");
             parameters.push(id);
             id
         };
@@ -57,7 +58,7 @@ fn network(layers: &[(u8, usize, usize)], batch: usize, size: usize) -> (Graph, 
             ),
             _ => {
                 let same: Vec<ValueId> = made.iter().copied().filter(|&id| graph.value(id).shape == shape).collect();
-                graph.add(Op::Add, &[from, same[first % same.len()]], "add")
+                graph.add(Op::Binary(BinaryKind::Add), &[from, same[first % same.len()]], "add")
             }
         };
         made.extend(results.ok().and_then(|results| results.first().copied()));
@@ -65,10 +66,11 @@ fn network(layers: &[(u8, usize, usize)], batch: usize, size: usize) -> (Graph, 
     let last = *made.last().unwrap();
     let order = if size.is_multiple_of(2) { FlattenOrder::Hwc } else { FlattenOrder::Chw };
     let flat = graph.add_one(Op::Flatten { order }, &[last], "flatten").unwrap();
-    let weight = graph.parameter(vec![graph.value(flat).shape[1], CLASSES], "weight");
+    let weight = graph.parameter(vec![graph.value(flat).shape[1], CLASSES], DType::F32, "weight");
     parameters.push(weight);
     let logits = graph.add_one(Op::Linear { activation: None }, &[flat, weight], "head").unwrap();
-    let loss = graph.add(Op::CrossEntropy, &[logits, labels], "").unwrap();
+    let loss =
+        graph.add(Op::CrossEntropy { smoothing: Scalar::new(0.0), ignore: None }, &[logits, labels], "").unwrap();
     let gradients = grad::gradients(&mut graph, &loss[..1], &[None], &parameters).unwrap();
     let mut outputs = vec![loss[0], logits];
     outputs.extend(gradients.into_iter().flatten());
@@ -114,9 +116,9 @@ fn check_places(plan: &Plan) -> std::result::Result<(), TestCaseError> {
 fn filled(shape: &[usize]) -> Arc<Stored> {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 200.0).collect();
-    let stored = Stored::zeros(shape.to_vec()).unwrap();
+    let stored = Stored::zeros(shape.to_vec(), DType::F32).unwrap();
     // SAFETY: as many floats as the tensor has.
-    unsafe { stored.assign(values.as_ptr(), count).unwrap() };
+    unsafe { stored.assign(values.as_ptr().cast(), count).unwrap() };
     Arc::new(stored)
 }
 

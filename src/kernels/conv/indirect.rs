@@ -5,8 +5,9 @@ use super::micro::{MAX_ROWS, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
+use crate::function::UnaryKind;
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{self, UnaryKind};
+use crate::kernels::elementwise;
 use crate::simd::Isa;
 use crate::tensor::{Args, Dst, Src};
 

@@ -10,8 +10,11 @@
 //! * linear layers, as convolutions of one-pixel images.
 //!
 //! [`BackwardWeights`] reduces over pixels instead, with the same pointers.
+//!
+//! Where every output channel reads one input channel there is nothing to multiply matrices for: [`depthwise`].
 
 mod backward_weights;
+pub mod depthwise;
 mod gather;
 mod geometry;
 mod indirect;
@@ -24,7 +27,7 @@ pub use geometry::Geometry;
 pub use indirect::{BackwardData, Forward};
 pub use pack::{PackBackwardData, PackForward};
 
-use super::elementwise::UnaryKind;
+use crate::function::UnaryKind;
 
 /// What follows a sum in registers or while the results are in cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
