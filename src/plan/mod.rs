@@ -4,6 +4,7 @@
 pub mod explain;
 mod lower;
 mod memory;
+mod tables;
 
 use std::sync::Arc;
 

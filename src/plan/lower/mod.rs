@@ -11,6 +11,7 @@ mod norm;
 mod place;
 mod update;
 
+use super::tables::afford;
 use super::{Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
@@ -27,6 +28,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     for node in pure.into_iter().chain(effects) {
         // A value of which only the shape is wanted is not computed.
         if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            afford(graph, node)?;
             lowering.node(node)?;
         }
     }
