@@ -11,6 +11,7 @@ use crate::tensor::Args;
 
 pub mod conv;
 pub mod copy;
+pub mod cross_entropy;
 pub mod elementwise;
 pub mod layout;
 pub mod pool;

@@ -1,6 +1,8 @@
 //! Every small kernel against naive references in double precision, on every level that this CPU has.
 #![allow(clippy::float_cmp)] // exact results are compared as such
 
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
 #[path = "kernels/pool.rs"]

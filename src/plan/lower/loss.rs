@@ -3,7 +3,7 @@
 use super::{FLOAT, Lowering};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Scalar};
-use crate::kernels::{elementwise, softmax};
+use crate::kernels::{cross_entropy, elementwise, softmax};
 use crate::tensor::{shape_text, volume};
 
 impl Lowering<'_> {
@@ -39,10 +39,10 @@ impl Lowering<'_> {
         let mut operands = self.buffers(&node.inputs);
         operands.extend([losses, hits]);
         operands.push(self.buffer(node.outputs[2]));
-        let kernel = softmax::CrossEntropy::new(self.options.isa, rows, shape[1]);
+        let kernel = cross_entropy::CrossEntropy::new(self.options.isa, rows, shape[1]);
         self.push(node, kernel, operands, shape_text(shape));
         let operands = vec![losses, hits, self.buffer(node.outputs[0]), self.buffer(node.outputs[1])];
-        self.push(node, softmax::CrossEntropyReduce::new(rows), operands, shape_text(shape));
+        self.push(node, cross_entropy::CrossEntropyReduce::new(rows), operands, shape_text(shape));
         Ok(())
     }
 
