@@ -75,6 +75,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
+    unsafe fn sqrt(a: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_fmadd_ps(a, b, c) }

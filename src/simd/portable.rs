@@ -98,6 +98,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
+    unsafe fn sqrt(a: V) -> V {
+        map(a, f32::sqrt)
+    }
+    #[inline(always)]
     unsafe fn fma(a: V, b: V, c: V) -> V {
         let mut out = c;
         for i in 0..LANES {
