@@ -79,11 +79,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn sqrt(a: __m256) -> __m256 {
-        // SAFETY: trait contract.
-        unsafe { _mm256_sqrt_ps(a) }
-    }
-    #[inline(always)]
     unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -110,6 +105,11 @@ impl Simd for Avx2 {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
         }
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_sqrt_ps(a) }
     }
     #[inline(always)]
     unsafe fn abs(a: __m256) -> __m256 {

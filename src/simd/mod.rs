@@ -107,7 +107,6 @@ pub trait Simd: Copy + 'static {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a·b + c`, rounded once where the level has fused multiply-add, twice on the portable one.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a > b ? a : b`, hence `b` if either is NaN.
@@ -118,6 +117,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `2^n` for integer-valued lanes in −126..=127.
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Square root, correctly rounded; NaN below zero.
+    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// Clears the sign bit.
     unsafe fn abs(a: Self::V) -> Self::V;
     /// `a` with the sign bit of `sign`; `a` must not be negative.

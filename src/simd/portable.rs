@@ -98,10 +98,6 @@ impl Simd for Portable {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
-    unsafe fn sqrt(a: V) -> V {
-        map(a, f32::sqrt)
-    }
-    #[inline(always)]
     unsafe fn fma(a: V, b: V, c: V) -> V {
         let mut out = c;
         for i in 0..LANES {
@@ -124,6 +120,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn pow2(n: V) -> V {
         map(n, |x| f32::from_bits(((x as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: V) -> V {
+        map(a, f32::sqrt)
     }
     #[inline(always)]
     unsafe fn abs(a: V) -> V {
