@@ -25,6 +25,7 @@ pub mod program;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;
+pub mod reference;
 pub mod simd;
 pub mod storage;
 pub mod tensor;

@@ -106,6 +106,29 @@ class Graph:
         A seed of None stands for one and is legal for a 0-d output only; a result of None means that no
         path leads from the outputs to that value.
         """
+    def reference(
+        self,
+        outputs: Sequence[int],
+        inputs: Sequence[npt.NDArray[Any]],
+        overrides: dict[int, npt.NDArray[Any]] | None = None,
+        effects: bool = False,
+    ) -> list[npt.NDArray[Any]]:
+        """Evaluate values in double precision, node by node without rewrites, kernels or plans.
+
+        Args:
+            outputs: Ids of the values to compute: results of nodes, inputs, parameters or constants.
+            inputs: One array per `input` call; floats of any width, or integers.
+            overrides: Contents to use for inputs and parameters, by id, instead of those given or stored.
+            effects: Run the nodes with effects too, on copies; ids of parameters then give what they leave.
+
+        Returns:
+            float64 arrays, int64 where the value is an integer; nothing stored changes.
+
+        Raises:
+            ShapeError: an array has another shape than its value.
+            TypeError: an array is neither of floats nor of integers, or of the other kind.
+            ValueError: labels out of range.
+        """
     def nodes(self) -> list[tuple[str, str, list[int], list[int]]]:
         """Return (name, op, inputs, outputs) of every node in order."""
 

@@ -195,6 +195,7 @@ class Trace:
         self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
+        self._parameters: dict[int, str] = {}
         self._feed: list[npt.NDArray[Any] | None] = []
         if root is not None:
             self._adopt(root, "")
@@ -241,7 +242,13 @@ class Trace:
     def parameter(self, parameter: Storage, name: str = "") -> Value:
         """Add an `nn.Parameter`; the same one twice is the same value."""
         name = name or self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
-        return Value(self, self.graph.parameter(parameter._storage, name), f"parameter {name}")
+        value = self.graph.parameter(parameter._storage, name)
+        self._parameters.setdefault(value, name)
+        return Value(self, value, f"parameter {name}")
+
+    def parameters(self) -> list[tuple[int, str]]:
+        """Return the id and the name of every parameter met so far."""
+        return list(self._parameters.items())
 
     def constant(self, array: npt.NDArray[Any]) -> Value:
         """Add an array: float32 as a constant, int64 (labels) as an input that `feed` fills in."""

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::arrays::Input;
 use super::ops;
 use super::parameter::Parameter;
+use super::reference::reference;
 use crate::error::{Error, Result};
 use crate::graph::{self, ValueId};
 use crate::storage::Stored;
@@ -114,6 +115,22 @@ impl Graph {
         known(graph, &seeds.iter().flatten().map(|id| id.0).collect::<Vec<_>>())?;
         let grads = graph::grad::gradients(graph, &outputs, &seeds, &wrt)?;
         Ok(grads.into_iter().map(|grad| grad.map(|id| id.0)).collect())
+    }
+
+    /// Evaluates values in double precision, node by node without rewrites, kernels or plans.
+    #[pyo3(signature = (outputs, inputs, overrides=None, effects=false))]
+    fn reference<'py>(
+        &self,
+        py: Python<'py>,
+        outputs: Vec<usize>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        overrides: Option<Bound<'py, PyDict>>,
+        effects: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let traced = self.traced();
+        let wanted = known(&traced.graph, &outputs)?;
+        let overrides = overrides.unwrap_or_else(|| PyDict::new(py));
+        reference(py, &traced, &wanted, &inputs, &overrides, effects)
     }
 
     /// (name, op, inputs, outputs) of every node in order.

@@ -8,6 +8,7 @@ mod graph;
 mod ops;
 mod parameter;
 mod program;
+mod reference;
 mod settings;
 
 use pyo3::prelude::*;
