@@ -1,4 +1,4 @@
-"""The check of hyperparameters that are numbers."""
+"""The checks of hyperparameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numbers import Real
 
 from cnnrs._args import show
 
-__all__ = ["check_rate"]
+__all__ = ["check_flag", "check_pair", "check_rate"]
 
 _FLOAT32_MAX = 3.4028234663852886e38
 
@@ -54,3 +54,29 @@ def check_rate(
         msg = f"{owner}: {name} must be {text}, got {show(value)}"
         raise ValueError(msg)
     return number
+
+
+def check_pair(value: object, name: str, owner: str) -> tuple[float, float]:
+    """Return a pair of hyperparameters in [0, 1), as floats.
+
+    Raises:
+        TypeError: The value is not a pair of real numbers.
+        ValueError: A number outside its interval.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        msg = f"{owner}: {name} must be a pair of numbers, got {show(value)}"
+        raise TypeError(msg)
+    first, second = (check_rate(item, f"{name}[{index}]", owner, below=1.0) for index, item in enumerate(value))
+    return first, second
+
+
+def check_flag(value: object, name: str, owner: str) -> bool:
+    """Return a hyperparameter that is True or False.
+
+    Raises:
+        TypeError: The value is not a bool.
+    """
+    if not isinstance(value, bool):
+        msg = f"{owner}: {name} must be True or False, got {value!r}"
+        raise TypeError(msg)
+    return value
