@@ -302,6 +302,9 @@ impl<T: Copy> Dst<'_, T> {
     }
 }
 
+/// Most operands of a call that [`Args::part`] divides.
+pub const MAX_PARTED: usize = 4;
+
 /// The operands of one kernel call, in the order its documentation lists them.
 #[derive(Debug, Clone, Copy)]
 pub struct Args<'a> {
@@ -321,6 +324,15 @@ impl<'a> Args<'a> {
     /// Number of operands.
     pub fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Part number `index` of `count` equal parts of every operand; `slots` holds them.
+    pub fn part<'b>(&self, index: usize, count: usize, slots: &'b mut [Slot; MAX_PARTED]) -> Args<'b> {
+        for (part, slot) in slots.iter_mut().zip(self.slots) {
+            let bytes = slot.bytes / count;
+            *part = Slot::new(slot.ptr.wrapping_add(index * bytes), bytes);
+        }
+        Args { slots: &slots[..self.slots.len()] }
     }
 
     /// Operand `index` to read.

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 
 use crate::tensor::Args;
 
+pub mod batch;
 pub mod conv;
 pub mod copy;
 pub mod cross_entropy;

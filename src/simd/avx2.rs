@@ -107,6 +107,15 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn split(a: __m256) -> (__m256, __m256) {
+        // SAFETY: trait contract.
+        unsafe {
+            let (one, fraction) = (_mm256_set1_ps(1.0), _mm256_castsi256_ps(_mm256_set1_epi32(0x007F_FFFF)));
+            let exponent = _mm256_cvtepi32_ps(_mm256_srli_epi32::<23>(_mm256_castps_si256(a)));
+            (_mm256_or_ps(_mm256_and_ps(a, fraction), one), _mm256_sub_ps(exponent, _mm256_set1_ps(127.0)))
+        }
+    }
+    #[inline(always)]
     unsafe fn sqrt(a: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_sqrt_ps(a) }
@@ -126,6 +135,11 @@ impl Simd for Avx2 {
     unsafe fn gt(a: __m256, b: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn eq(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b) }
     }
     #[inline(always)]
     unsafe fn is_nan(a: __m256) -> __m256 {

@@ -103,6 +103,11 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn split(a: __m512) -> (__m512, __m512) {
+        // SAFETY: trait contract.
+        unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_ZERO>(a), _mm512_getexp_ps(a)) }
+    }
+    #[inline(always)]
     unsafe fn sqrt(a: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_sqrt_ps(a) }
@@ -122,6 +127,11 @@ impl Simd for Avx512 {
     unsafe fn gt(a: __m512, b: __m512) -> __mmask16 {
         // SAFETY: trait contract.
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn eq(a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
     }
     #[inline(always)]
     unsafe fn is_nan(a: __m512) -> __mmask16 {

@@ -117,6 +117,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `2^n` for integer-valued lanes in −126..=127.
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Mantissa in 1..2 and exponent of lanes that are positive and normal; other lanes hold anything.
+    unsafe fn split(a: Self::V) -> (Self::V, Self::V);
     /// Square root, correctly rounded; NaN below zero.
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// Clears the sign bit.
@@ -126,6 +128,8 @@ pub trait Simd: Copy + 'static {
 
     /// `a > b`, false if either is NaN.
     unsafe fn gt(a: Self::V, b: Self::V) -> Self::M;
+    /// `a == b`, false if either is NaN; zeros of both signs are equal.
+    unsafe fn eq(a: Self::V, b: Self::V) -> Self::M;
     /// Lanes that are NaN.
     unsafe fn is_nan(a: Self::V) -> Self::M;
     /// Lanes whose 32-bit patterns are equal.

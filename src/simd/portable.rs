@@ -122,6 +122,11 @@ impl Simd for Portable {
         map(n, |x| f32::from_bits(((x as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn split(a: V) -> (V, V) {
+        let mantissa = map(a, |x| f32::from_bits(x.to_bits() & 0x007F_FFFF | 0x3F80_0000));
+        (mantissa, map(a, |x| (x.to_bits() >> 23) as f32 - 127.0))
+    }
+    #[inline(always)]
     unsafe fn sqrt(a: V) -> V {
         map(a, f32::sqrt)
     }
@@ -137,6 +142,11 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn gt(a: V, b: V) -> M {
         test(a, b, |a, b| a > b)
+    }
+    #[inline(always)]
+    #[allow(clippy::float_cmp)] // equality is the operation
+    unsafe fn eq(a: V, b: V) -> M {
+        test(a, b, |a, b| a == b)
     }
     #[inline(always)]
     unsafe fn is_nan(a: V) -> M {

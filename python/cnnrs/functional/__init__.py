@@ -8,30 +8,89 @@ padding is also ((top, bottom), (left, right)), "same" (output ceil(I / S)) or "
 """
 
 from cnnrs.functional._dispatch import Array as Array
+from cnnrs.functional._dispatch import Operand as Operand
 from cnnrs.functional._dispatch import PaddingLike as PaddingLike
 from cnnrs.functional._dispatch import Size as Size
 from cnnrs.functional._dispatch import Tensor as Tensor
+from cnnrs.functional.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    prelu,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from cnnrs.functional.activation import gelu_form as gelu_form
+from cnnrs.functional.arithmetic import (
+    abs,
+    add,
+    clip,
+    div,
+    exp,
+    log,
+    matmul,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    sqrt,
+    square,
+    sub,
+)
 from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
-from cnnrs.functional.elementwise import add, relu, sigmoid, tanh
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
 from cnnrs.functional.loss import cross_entropy, softmax
-from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
+from cnnrs.functional.reduction import max, mean, min, sum
 
 __all__ = [
+    "abs",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "clip",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
     "cross_entropy",
+    "div",
+    "elu",
+    "exp",
     "flatten",
+    "gelu",
+    "global_avg_pool2d",
+    "hardsigmoid",
+    "hardswish",
+    "leaky_relu",
     "linear",
+    "log",
+    "matmul",
+    "max",
     "max_pool2d",
     "max_pool2d_backward",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mul",
+    "neg",
+    "prelu",
     "relu",
+    "relu6",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
+    "sqrt",
+    "square",
+    "sub",
+    "sum",
     "tanh",
 ]

@@ -110,3 +110,11 @@ class AvgPool2d(_Pool2d):
         return functional.avg_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
+
+
+class GlobalAvgPool2d(Module):
+    """Mean of each channel of each image, (N, H, W, C) to (N, C); see `functional.global_avg_pool2d`."""
+
+    def forward(self, x: Any) -> Any:
+        """Record the pooling."""
+        return functional.global_avg_pool2d(x)

@@ -35,10 +35,11 @@ struct Draft {
     bytes: usize,
 }
 
-/// A step that may let one operand's memory become another's, if the first is not needed afterwards.
+/// A step that may let one operand's memory become another's, if the first is not needed afterwards: the first pair for
+/// which that is so.
 struct DraftStep {
     step: Step,
-    in_place: Option<(usize, usize)>,
+    in_place: Vec<(usize, usize)>,
 }
 
 struct Lowering<'a> {
@@ -140,7 +141,7 @@ impl<'a> Lowering<'a> {
         kernel: impl Kernel + 'static,
         operands: Vec<usize>,
         shape: String,
-        in_place: Option<(usize, usize)>,
+        in_place: impl IntoIterator<Item = (usize, usize)>,
     ) {
         let step = Step {
             kernel: Box::new(kernel),
@@ -151,7 +152,7 @@ impl<'a> Lowering<'a> {
             effect: node.op.has_effect(),
             refused: Vec::new(),
         };
-        self.steps.push(DraftStep { step, in_place });
+        self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
 
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
@@ -237,7 +238,7 @@ impl<'a> Lowering<'a> {
             Op::Unary(kind) => self.unary(node, *kind),
             Op::UnaryBackward(kind) => self.unary_backward(node, *kind),
             Op::Binary(kind) => self.binary(node, *kind)?,
-            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes)?,
+            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
             Op::Expand { mean } => self.expand(node, *mean)?,
             Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
             Op::Transpose { axes } => self.transpose(node, axes)?,
@@ -294,6 +295,6 @@ impl<'a> Lowering<'a> {
         let partials = self.temp(parts * len * FLOAT);
         operands.push(partials);
         self.push(node, kernel, operands, shape.clone());
-        self.push(node, reduce::ReduceParts::new(self.options.isa, parts, len), vec![partials, result], shape);
+        self.push(node, reduce::Reduce::sum_of_parts(self.options.isa, parts, len), vec![partials, result], shape);
     }
 }

@@ -28,7 +28,7 @@ impl Lowering<'_> {
                 refused: Vec::new(),
             };
             let at = self.steps.iter().position(|draft| draft.step.effect).unwrap_or(self.steps.len());
-            self.steps.insert(at, DraftStep { step, in_place: None });
+            self.steps.insert(at, DraftStep { step, in_place: Vec::new() });
         }
         self.reuse_in_place();
         let lives = self.lives();
@@ -87,25 +87,34 @@ impl Lowering<'_> {
     fn reuse_in_place(&mut self) {
         let mut lives = self.lives();
         for index in 0..self.steps.len() {
-            let Some((from, to)) = self.steps[index].in_place else { continue };
-            let operands = &self.steps[index].step.operands;
-            let (from, to) = (operands[from], operands[to]);
-            let dies_here = self.drafts[from].place.is_none() && lives[from].is_some_and(|(_, last)| last == index);
-            let starts_here = matches!(self.drafts[to].place, None | Some(Place::Output(_)))
-                && lives[to].is_some_and(|(first, _)| first == index);
-            if !dies_here || !starts_here || from == to || self.drafts[from].bytes != self.drafts[to].bytes {
-                continue;
-            }
-            for draft in &mut self.steps[..=index] {
-                for operand in &mut draft.step.operands {
-                    if *operand == from {
-                        *operand = to;
-                    }
+            for (from, to) in std::mem::take(&mut self.steps[index].in_place) {
+                if self.share(index, from, to, &mut lives) {
+                    break;
                 }
             }
-            let (first, last) = (lives[from].map_or(index, |life| life.0), lives[to].map_or(index, |life| life.1));
-            lives[to] = Some((first, last));
-            lives[from] = None;
         }
+    }
+
+    /// Lets the memory of operand `from` of a step become that of operand `to`, if it may.
+    fn share(&mut self, index: usize, from: usize, to: usize, lives: &mut [Option<(usize, usize)>]) -> bool {
+        let operands = &self.steps[index].step.operands;
+        let (from, to) = (operands[from], operands[to]);
+        let dies_here = self.drafts[from].place.is_none() && lives[from].is_some_and(|(_, last)| last == index);
+        let starts_here = matches!(self.drafts[to].place, None | Some(Place::Output(_)))
+            && lives[to].is_some_and(|(first, _)| first == index);
+        if !dies_here || !starts_here || from == to || self.drafts[from].bytes != self.drafts[to].bytes {
+            return false;
+        }
+        for draft in &mut self.steps[..=index] {
+            for operand in &mut draft.step.operands {
+                if *operand == from {
+                    *operand = to;
+                }
+            }
+        }
+        let (first, last) = (lives[from].map_or(index, |life| life.0), lives[to].map_or(index, |life| life.1));
+        lives[to] = Some((first, last));
+        lives[from] = None;
+        true
     }
 }
