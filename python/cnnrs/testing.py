@@ -175,8 +175,7 @@ def check_graph(
         gradient = np.zeros(point.shape) if value is None else analytic[value]
         for index, direction in _directions(point.shape, generator):
             ahead, behind = (
-                weighted_sum({tensor.value: np.asarray(point + step * direction)})
-                for step in (limits.eps, -limits.eps)
+                weighted_sum({tensor.value: np.asarray(point + step * direction)}) for step in (limits.eps, -limits.eps)
             )
             numeric, slope = (ahead - behind) / (2 * limits.eps), float(np.vdot(gradient, direction))
             if not abs(numeric - slope) <= limits.atol + limits.rtol * abs(numeric):

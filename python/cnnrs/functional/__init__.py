@@ -46,7 +46,14 @@ from cnnrs.functional.arithmetic import (
 from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
-from cnnrs.functional.loss import cross_entropy, softmax
+from cnnrs.functional.loss import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+    softmax,
+)
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
 from cnnrs.functional.reduction import max, mean, min, sum
 
@@ -55,6 +62,7 @@ __all__ = [
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "binary_cross_entropy_with_logits",
     "clip",
     "conv2d",
     "conv2d_backward_data",
@@ -68,6 +76,8 @@ __all__ = [
     "global_avg_pool2d",
     "hardsigmoid",
     "hardswish",
+    "huber_loss",
+    "l1_loss",
     "leaky_relu",
     "linear",
     "log",
@@ -79,6 +89,7 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "mse_loss",
     "mul",
     "neg",
     "prelu",

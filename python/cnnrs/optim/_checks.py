@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
 from cnnrs._args import show
 
-__all__ = ["check_flag", "check_pair", "check_rate"]
+__all__ = ["OptionalRate", "check_flag", "check_pair", "check_rate"]
 
 _FLOAT32_MAX = 3.4028234663852886e38
 
@@ -80,3 +81,29 @@ def check_flag(value: object, name: str, owner: str) -> bool:
         msg = f"{owner}: {name} must be True or False, got {value!r}"
         raise TypeError(msg)
     return value
+
+
+class OptionalRate:
+    """An attribute that is None or a number in an interval, checked when it is assigned.
+
+    Args:
+        text: What the attribute is.
+        **interval: The interval, as for `check_rate`.
+    """
+
+    def __init__(self, text: str, **interval: Any) -> None:
+        self.__doc__ = text
+        self._interval = interval
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Return the number or None; of the class, the attribute itself."""
+        return self if instance is None else vars(instance)[self._name]
+
+    def __set__(self, instance: Any, value: float | None) -> None:
+        """Check and set the number."""
+        checked = None if value is None else check_rate(value, self._name, type(instance).__name__, **self._interval)
+        vars(instance)[self._name] = checked

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cnnrs import functional
 from cnnrs._args import check_array
 from cnnrs.functional._dispatch import apply
+from cnnrs.graph import Value
 from cnnrs.optim._checks import check_rate
 
 __all__ = ["clip_grad_norm", "scaled_to_norm", "within_value"]
@@ -68,9 +69,10 @@ def scaled_to_norm(gradients: Sequence[Any], max_norm: Any) -> tuple[list[Any], 
     return [functional.mul(gradient, factor) for gradient in gradients], norm
 
 
-def within_value(gradients: Sequence[Any], value: Any, negative: Any) -> list[Any]:
-    """Return arrays or symbolic values with every number brought into [negative, value]; NaN stays."""
-    return [functional.maximum(functional.minimum(gradient, value), negative) for gradient in gradients]
+def within_value(gradients: Sequence[Value], value: Value) -> list[Value]:
+    """Return symbolic values with every number brought into [-value, value]; NaN stays."""
+    lowest = functional.neg(value)
+    return [functional.maximum(functional.minimum(gradient, value), lowest) for gradient in gradients]
 
 
 def _sum_squares(gradient: Any) -> Any:

@@ -129,7 +129,7 @@ class Optimizer(ABC):
             return check_flag(value, name, owner)
         return check_number(name, value, owner)
 
-    def _check_all(self, values: Mapping[str, Any]) -> None:
+    def _check_all(self, values: Mapping[str, Any]) -> None:  # noqa: B027 - most have nothing to refuse
         """Refuse values that do not go together."""
 
     def _read_groups(self, groups: Groups | None) -> tuple[Group, ...]:

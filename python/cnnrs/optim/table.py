@@ -58,7 +58,9 @@ class HyperTable:
     ) -> None:
         resolved = dict(zip(names, optimizer.resolve(names), strict=True))
         self._owner = type(optimizer).__name__
-        self._row, self._counts = optimizer._row, optimizer._counts
+        self._row = optimizer._row
+        self.counts = optimizer._counts
+        """Whether rows depend on the updates that parameters had."""
         self._shape = (len(rows), optimizer._columns)
         self.schedules: list[Schedule] = []
         """The schedules in use, as they were given."""
@@ -74,7 +76,9 @@ class HyperTable:
                     break
             else:
                 self._settings.append(_Setting(values, schedule, [index]))
-        self._followed = [schedule.after(seen(schedule)) if schedule.monitor else schedule for schedule in self.schedules]
+        self._followed = [
+            schedule.after(seen(schedule)) if schedule.monitor else schedule for schedule in self.schedules
+        ]
         self._made: tuple[Any, ...] | None = None
         self._array = np.zeros(self._shape, np.float32)
 
@@ -83,7 +87,7 @@ class HyperTable:
 
         Args:
             moment: When the update happens.
-            counts: Updates that the parameter of each row had before this one.
+            counts: Updates that the parameter of each row had before this one; not looked at unless `self.counts`.
 
         Raises:
             ValueError: A schedule needs a length that is not known, or gave a rate that is not finite and >= 0.
@@ -93,14 +97,14 @@ class HyperTable:
             position = moment.updates if moment.step is None or given.own_length else moment.step
             rate = schedule.value(position, moment.total_steps, moment.steps_per_epoch)
             rates.append(check_rate(rate, "learning rate", repr(given)))
-        made = (rates, tuple(counts) if self._counts else ())
+        made = (rates, tuple(counts) if self.counts else ())
         if made != self._made:
             array = np.zeros(self._shape, np.float32)
-            for values, schedule, rows in self._settings:
-                rate = values["lr"] if schedule is None else rates[schedule]
+            for values, number, rows in self._settings:
+                rate = values["lr"] if number is None else rates[number]
                 rate = check_rate(rate * values["lr_scale"], "lr times lr_scale", self._owner)
-                for count in {counts[row] for row in rows} if self._counts else (0,):
-                    chosen = [row for row in rows if counts[row] == count] if self._counts else rows
+                for count in {counts[row] for row in rows} if self.counts else (0,):
+                    chosen = [row for row in rows if counts[row] == count] if self.counts else rows
                     array[chosen] = self._row(values, rate, count + 1)
             self._array, self._made = array, made
         return self._array
