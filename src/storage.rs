@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
-use crate::tensor::{AlignedBuf, Slot, shape_text, volume};
+use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
-/// A float tensor that lives between runs.
+/// A tensor that lives between runs: floats, or an int64 counter.
 ///
 /// Runs that read it hold its lock shared, runs that write it exclusively. Every write raises the version, by which
 /// packed copies know that they are stale.
 #[derive(Debug)]
 pub struct Stored {
     shape: Vec<usize>,
+    dtype: DType,
     data: AlignedBuf,
     lock: RwLock<()>,
     version: AtomicU64,
@@ -22,14 +23,26 @@ pub struct Stored {
 
 impl Stored {
     /// A tensor of zeros.
-    pub fn zeros(shape: Vec<usize>) -> Result<Self> {
-        let data = AlignedBuf::new(volume(&shape)? * size_of::<f32>())?;
-        Ok(Self { shape, data, lock: RwLock::new(()), version: AtomicU64::new(0), packed: Mutex::new(HashMap::new()) })
+    pub fn zeros(shape: Vec<usize>, dtype: DType) -> Result<Self> {
+        let data = AlignedBuf::new(volume(&shape)? * dtype.size())?;
+        Ok(Self {
+            shape,
+            dtype,
+            data,
+            lock: RwLock::new(()),
+            version: AtomicU64::new(0),
+            packed: Mutex::new(HashMap::new()),
+        })
     }
 
     /// Sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Where the elements are; reading them beside a writing run gives a mixture of old and new values.
@@ -52,22 +65,23 @@ impl Stored {
         self.lock.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the contents changed; the caller holds the write lock.
+    /// Says that the contents changed, and drops the packed copies of what they were; the caller holds the write lock.
     pub fn touch(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
+        self.forget_packed();
     }
 
-    /// Copies `count` floats in.
+    /// Copies `count` elements in.
     ///
     /// # Safety
-    /// `source` is readable for `count` floats, at any alignment.
-    pub unsafe fn assign(&self, source: *const f32, count: usize) -> Result<()> {
-        if count * size_of::<f32>() != self.data.bytes() {
+    /// `source` is readable for `count` elements of the tensor's type, at any alignment.
+    pub unsafe fn assign(&self, source: *const u8, count: usize) -> Result<()> {
+        if count * self.dtype.size() != self.data.bytes() {
             return Err(Error::Shape(format!("expects {} values, received {count}", shape_text(&self.shape))));
         }
         let _guard = self.write();
         // SAFETY: both ranges hold `bytes` bytes; `copy` allows overlap, should the source be a view of this tensor.
-        unsafe { std::ptr::copy(source.cast::<u8>(), self.data.ptr(), self.data.bytes()) };
+        unsafe { std::ptr::copy(source, self.data.ptr(), self.data.bytes()) };
         self.touch();
         Ok(())
     }
@@ -83,7 +97,6 @@ impl Stored {
         {
             return Ok(buffer.clone());
         }
-        cache.retain(|_, (made, _)| *made == version);
         let buffer = Arc::new(AlignedBuf::new(bytes)?);
         pack(Slot::new(buffer.ptr(), buffer.bytes()))?;
         cache.insert(format.to_owned(), (version, buffer.clone()));

@@ -30,9 +30,9 @@ impl Graph {
     }
 
     /// A stored tensor; slots are numbered in order of arrival.
-    pub fn parameter(&mut self, shape: Vec<usize>, name: &str) -> ValueId {
+    pub fn parameter(&mut self, shape: Vec<usize>, dtype: DType, name: &str) -> ValueId {
         let slot = self.parameters.len();
-        let id = self.push(shape, DType::F32, name, Role::Parameter { slot });
+        let id = self.push(shape, dtype, name, Role::Parameter { slot });
         self.parameters.push(id);
         id
     }

@@ -48,9 +48,14 @@ fn argument_names(op: &Op) -> &'static [&'static str] {
         Op::Conv2dBackwardData { .. } => &["grad_y", "weight"],
         Op::Conv2dBackwardWeights { .. } => &["x", "grad_y"],
         Op::MaxPool2dBackward { .. } => &["grad_y", "index"],
-        Op::BiasGrad | Op::AvgPool2dBackward { .. } => &["grad_y"],
-        Op::CrossEntropy => &["logits", "labels"],
-        Op::Add => &["a", "b"],
+        Op::AvgPool2dBackward { .. } => &["grad_y"],
+        Op::CrossEntropy { .. } => &["logits", "labels", "weight"],
+        Op::Binary(_) => &["a", "b"],
+        Op::BatchNormTrain { .. } | Op::BatchNormInfer { .. } => {
+            &["x", "weight", "bias", "running_mean", "running_var"]
+        }
+        Op::GroupNorm { .. } => &["x", "weight", "bias"],
+        Op::Dropout { .. } => &["x", "key"],
         _ => &["x"],
     }
 }

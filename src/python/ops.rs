@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::Error;
+use crate::graph::op::{AxisMap, BinaryKind, Dim, DropoutUnit, Optimizer, ReduceKind, Span};
 use crate::graph::{FlattenOrder, Op, Scalar, UnaryKind};
 use crate::window::Window2d;
 
@@ -53,6 +54,110 @@ impl<'py> Attrs<'_, 'py> {
         Ok(values.into_iter().map(|x| Scalar::new(x as f32)).collect())
     }
 
+    fn scalar(&self, name: &str) -> PyResult<Scalar> {
+        Ok(Scalar::new(self.get::<f64>(name)? as f32))
+    }
+
+    /// New sizes: a size, −1 for the rest, −2 − k for the operand's axis k.
+    fn dims(&self) -> PyResult<Vec<Dim>> {
+        let sizes: Vec<i64> = self.get("dims")?;
+        let dim = |size: i64| match size {
+            -1 => Dim::Rest,
+            size if size < 0 => Dim::Same((-2 - size) as usize),
+            size => Dim::Size(size as usize),
+        };
+        Ok(sizes.into_iter().map(dim).collect())
+    }
+
+    fn spans(&self) -> PyResult<Vec<Span>> {
+        let spans: Vec<(Option<i64>, Option<i64>, i64)> = self.get("spans")?;
+        Ok(spans.into_iter().map(|(start, stop, step)| Span { start, stop, step }).collect())
+    }
+
+    fn pads(&self) -> PyResult<Vec<[usize; 2]>> {
+        let pads: Vec<(usize, usize)> = self.get("pads")?;
+        pads.into_iter()
+            .map(|(before, after)| Ok([check(before, "padding", 0)?, check(after, "padding", 0)?]))
+            .collect()
+    }
+
+    fn axis_map(&self) -> PyResult<AxisMap> {
+        let to = || self.number("to", 1);
+        let around = || Ok::<_, PyErr>((self.number("before", 0)?, self.number("after", 0)?));
+        Ok(match self.get::<String>("map")?.as_str() {
+            "nearest" => AxisMap::Nearest { to: to()? },
+            "linear" => AxisMap::Linear { to: to()?, align_corners: self.get("align_corners")? },
+            "adaptive_avg" => AxisMap::AdaptiveAvg { to: to()? },
+            "pad_edge" => {
+                let (before, after) = around()?;
+                AxisMap::PadEdge { before, after }
+            }
+            "pad_reflect" => {
+                let (before, after) = around()?;
+                AxisMap::PadReflect { before, after }
+            }
+            other => return Err(PyValueError::new_err(format!("unknown map {other:?}"))),
+        })
+    }
+
+    fn dropout_unit(&self) -> PyResult<DropoutUnit> {
+        match self.get::<String>("unit")?.as_str() {
+            "element" => Ok(DropoutUnit::Element),
+            "channel" => Ok(DropoutUnit::Channel),
+            "sample" => Ok(DropoutUnit::Sample),
+            other => Err(PyValueError::new_err(format!("unknown unit {other:?}"))),
+        }
+    }
+
+    fn optimizer(&self) -> PyResult<Optimizer> {
+        Ok(match self.get::<String>("optimizer")?.as_str() {
+            "sgd" => Optimizer::Sgd { nesterov: self.get("nesterov")? },
+            "rmsprop" => Optimizer::RmsProp { centered: self.get("centered")? },
+            "adam" => Optimizer::Adam { amsgrad: self.get("amsgrad")? },
+            "adagrad" => Optimizer::Adagrad,
+            other => return Err(PyValueError::new_err(format!("unknown optimizer {other:?}"))),
+        })
+    }
+
+    /// Element-wise functions and reductions, by their names.
+    fn function(&self, name: &str) -> PyResult<Op> {
+        let unary = match name {
+            "relu" => UnaryKind::Relu,
+            "relu6" => UnaryKind::Relu6,
+            "leaky_relu" => UnaryKind::LeakyRelu(self.scalar("slope")?),
+            "elu" => UnaryKind::Elu(self.scalar("alpha")?),
+            "tanh" => UnaryKind::Tanh,
+            "sigmoid" => UnaryKind::Sigmoid,
+            "silu" => UnaryKind::Silu,
+            "gelu" => UnaryKind::Gelu,
+            "gelu_tanh" => UnaryKind::GeluTanh,
+            "hardswish" => UnaryKind::Hardswish,
+            "hardsigmoid" => UnaryKind::Hardsigmoid,
+            "softplus" => UnaryKind::Softplus,
+            "exp" => UnaryKind::Exp,
+            "log" => UnaryKind::Log,
+            "sqrt" => UnaryKind::Sqrt,
+            "abs" => UnaryKind::Abs,
+            "clip" => UnaryKind::Clip(self.scalar("low")?, self.scalar("high")?),
+            "affine" => UnaryKind::Affine(self.scalar("scale")?, self.scalar("shift")?),
+            _ => return self.arithmetic(name),
+        };
+        Ok(Op::Unary(unary))
+    }
+
+    fn arithmetic(&self, name: &str) -> PyResult<Op> {
+        use BinaryKind::{Add, Div, Equal, Maximum, Minimum, Mul, Share, Sub};
+        use ReduceKind::{Max, Mean, Min, Sum, SumSquares};
+        let binary = [Add, Sub, Mul, Div, Maximum, Minimum, Share, Equal];
+        if let Some(kind) = binary.into_iter().find(|kind| kind.name() == name) {
+            return Ok(Op::Binary(kind));
+        }
+        match [Sum, Mean, Max, Min, SumSquares].into_iter().find(|kind| kind.name() == name) {
+            Some(kind) => Ok(Op::Reduce { kind, axes: self.get("axes")?, keepdims: self.get("keepdims")? }),
+            None => Err(PyValueError::new_err(format!("unknown op {name:?}"))),
+        }
+    }
+
     fn order(&self) -> PyResult<FlattenOrder> {
         match self.get::<String>("order")?.as_str() {
             "hwc" => Ok(FlattenOrder::Hwc),
@@ -89,7 +194,6 @@ pub fn parse(op: &str, attrs: &Bound<'_, PyDict>, shapes: &[&[usize]]) -> PyResu
         "conv2d_backward_weights" => {
             Op::Conv2dBackwardWeights { window: attrs.pool(true)?, groups: attrs.number("groups", 1)? }
         }
-        "bias_grad" => Op::BiasGrad,
         "linear" => Op::Linear { activation: None },
         "max_pool2d" => Op::MaxPool2d { window: attrs.pool(true)?, ceil_mode: attrs.get("ceil_mode")? },
         "max_pool2d_backward" => Op::MaxPool2dBackward {
@@ -108,15 +212,34 @@ pub fn parse(op: &str, attrs: &Bound<'_, PyDict>, shapes: &[&[usize]]) -> PyResu
             count_include_pad: attrs.get("count_include_pad")?,
             input: attrs.pair("input_size", 0)?,
         },
-        "relu" => Op::Unary(UnaryKind::Relu),
-        "tanh" => Op::Unary(UnaryKind::Tanh),
-        "sigmoid" => Op::Unary(UnaryKind::Sigmoid),
-        "add" => Op::Add,
         "flatten" => Op::Flatten { order: attrs.order()? },
-        "softmax" => Op::Softmax,
-        "cross_entropy" => Op::CrossEntropy,
+        "softmax" | "log_softmax" => Op::Softmax { axis: attrs.get("axis")?, log: op == "log_softmax" },
+        "batch_norm_train" => Op::BatchNormTrain { eps: attrs.scalar("eps")?, momentum: attrs.scalar("momentum")? },
+        "batch_norm_infer" => Op::BatchNormInfer { eps: attrs.scalar("eps")? },
+        "group_norm" => Op::GroupNorm { groups: attrs.number("groups", 1)?, eps: attrs.scalar("eps")? },
+        "local_response_norm" => Op::LocalResponseNorm {
+            size: attrs.number("size", 1)?,
+            alpha: attrs.scalar("alpha")?,
+            beta: attrs.scalar("beta")?,
+            k: attrs.scalar("k")?,
+        },
+        "dropout" => Op::Dropout { p: attrs.scalar("p")?, unit: attrs.dropout_unit()?, stream: attrs.get("stream")? },
+        "cross_entropy" => {
+            Op::CrossEntropy { smoothing: attrs.scalar("label_smoothing")?, ignore: attrs.get("ignore_index")? }
+        }
         "normalize" => Op::Normalize { mean: attrs.floats("mean")?, std: attrs.floats("std")? },
-        "sgd" => Op::Sgd { nesterov: attrs.get("nesterov")? },
-        _ => return Err(PyValueError::new_err(format!("unknown op {op:?}"))),
+        "update" => Op::Update(attrs.optimizer()?),
+        "assign" => Op::Assign,
+        "blend" => Op::Blend,
+        "increment" => Op::Increment,
+        "expand" => Op::Expand { mean: attrs.get("mean")? },
+        "reshape" => Op::Reshape { dims: attrs.dims()? },
+        "reshape_like" => Op::ReshapeLike,
+        "transpose" => Op::Transpose { axes: attrs.get("axes")? },
+        "slice" => Op::Slice { spans: attrs.spans()? },
+        "pad" => Op::Pad { pads: attrs.pads()?, value: attrs.scalar("value")? },
+        "concat" => Op::Concat { axis: attrs.get("axis")? },
+        "axis_map" => Op::AxisMap { axis: attrs.get("axis")?, map: attrs.axis_map()? },
+        _ => return attrs.function(op),
     })
 }

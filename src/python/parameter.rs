@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -9,23 +10,23 @@ use pyo3::types::{PyDict, PyTuple};
 use super::arrays::{Input, owned_view};
 use super::errors::ShapeError;
 use crate::storage::Stored;
-use crate::tensor::shape_text;
+use crate::tensor::{DType, shape_text};
 
-/// Storage of one float32 tensor: C-contiguous, aligned, versioned.
+/// Storage of one float32 or int64 tensor: C-contiguous, aligned, versioned.
 #[pyclass(frozen, module = "cnnrs._core")]
 pub struct Parameter {
     pub(super) stored: Arc<Stored>,
 }
 
-/// The float data of an input, to be read while other Python threads run.
-struct Source(*const f32, usize);
+/// The data of an input, to be read while other Python threads run.
+struct Source(*const u8, usize);
 
 // SAFETY: an address; the array it belongs to is held by the caller for the whole call.
 unsafe impl Send for Source {}
 
 impl Source {
     fn assign_to(&self, stored: &Stored) -> crate::error::Result<()> {
-        // SAFETY: the caller holds the array, which has that many floats.
+        // SAFETY: the caller holds the array, which has that many elements of the tensor's type.
         unsafe { stored.assign(self.0, self.1) }
     }
 }
@@ -33,8 +34,11 @@ impl Source {
 impl Parameter {
     fn copy_in(py: Python<'_>, stored: &Arc<Stored>, array: &Bound<'_, PyAny>) -> PyResult<()> {
         let input = Input::new(array, "array")?;
-        if input.dtype() != crate::tensor::DType::F32 {
-            input.to_floats("array")?;
+        if input.dtype() != stored.dtype() {
+            let (want, got) = (stored.dtype().name(), input.dtype().name());
+            return Err(PyTypeError::new_err(format!(
+                "array expects {want}, received {got}: convert with .astype(np.{want})"
+            )));
         }
         if input.shape() != stored.shape() {
             return Err(ShapeError::new_err(format!(
@@ -43,7 +47,7 @@ impl Parameter {
                 shape_text(input.shape())
             )));
         }
-        let source = Source(input.data().cast(), input.shape().iter().product());
+        let source = Source(input.data(), input.shape().iter().product());
         py.detach(move || source.assign_to(stored))?;
         Ok(())
     }
@@ -54,7 +58,16 @@ impl Parameter {
     #[new]
     fn new(py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<Self> {
         let input = Input::new(array, "array")?;
-        let stored = Arc::new(Stored::zeros(input.shape().to_vec())?);
+        let dtype = match input.dtype() {
+            dtype @ (DType::F32 | DType::I64) => dtype,
+            other => {
+                let got = other.name();
+                return Err(PyTypeError::new_err(format!(
+                    "array expects float32, received {got}: convert with .astype(np.float32)"
+                )));
+            }
+        };
+        let stored = Arc::new(Stored::zeros(input.shape().to_vec(), dtype)?);
         Self::copy_in(py, &stored, array)?;
         Ok(Self { stored })
     }
@@ -82,7 +95,13 @@ impl Parameter {
         let py = slf.py();
         let stored = &slf.get().stored;
         // SAFETY: the storage is aligned, never moves and lives as long as this object, which the view keeps.
-        let view = unsafe { owned_view(stored.slot().ptr().cast::<f32>(), stored.shape(), slf.clone().into_any()) };
+        let view = unsafe {
+            let (data, owner) = (stored.slot().ptr(), slf.clone().into_any());
+            match stored.dtype() {
+                DType::I64 => owned_view(data.cast::<i64>(), stored.shape(), owner),
+                _ => owned_view(data.cast::<f32>(), stored.shape(), owner),
+            }
+        };
         let options = PyDict::new(py);
         options.set_item(intern!(py, "write"), false)?;
         view.call_method(intern!(py, "setflags"), (), Some(&options))?;

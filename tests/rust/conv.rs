@@ -3,9 +3,9 @@
 //! Inputs are small integers, so that every sum is exact and results must be equal, whatever the order. Outputs and
 //! scratch memory are full of NaN before a run, and guarded behind their ends.
 
+use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
 use cnnrs::kernels::conv::{BackwardData, BackwardWeights, Epilogue, Forward, Geometry, PackBackwardData, PackForward};
-use cnnrs::kernels::elementwise::UnaryKind;
 use cnnrs::simd::Isa;
 use cnnrs::tensor::{AlignedBuf, Args, Slot};
 use cnnrs::window::Window2d;

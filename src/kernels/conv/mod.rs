@@ -27,7 +27,7 @@ pub use geometry::Geometry;
 pub use indirect::{BackwardData, Forward};
 pub use pack::{PackBackwardData, PackForward};
 
-use super::elementwise::UnaryKind;
+use crate::function::UnaryKind;
 
 /// What follows a sum in registers or while the results are in cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

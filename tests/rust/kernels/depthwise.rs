@@ -1,9 +1,9 @@
 //! Depthwise convolution and its gradients. Integers: every sum is exact, so results are equal or wrong.
 
+use cnnrs::function::UnaryKind;
 use cnnrs::kernels::conv::depthwise::{BackwardData, BackwardWeights, Forward, Repeat, SumRepeated, refusal};
 use cnnrs::kernels::conv::{self, Epilogue, Geometry};
-use cnnrs::kernels::elementwise::UnaryKind;
-use cnnrs::kernels::reduce::ReduceParts;
+use cnnrs::kernels::reduce::Reduce;
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ impl Case {
         let partials = Operand::poison::<f32>(kernel.parts() * len);
         let operands = [Operand::of(&self.src), Operand::of(&self.diff_dst), partials];
         let partials = run(&kernel, &operands)[2].clone();
-        run(&ReduceParts::new(isa, kernel.parts(), len), &[partials, Operand::poison::<f32>(len)])[1].get()
+        run(&Reduce::sum_of_parts(isa, kernel.parts(), len), &[partials, Operand::poison::<f32>(len)])[1].get()
     }
 
     /// All three passes on every level against naive sums.

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use super::positions::{Positions, Units, pieces, split};
 use super::tile::{Tile, tile, tile_pixels};
+use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::conv::gather::Axis;
 use crate::kernels::conv::{Epilogue, Geometry};
-use crate::kernels::elementwise::{self, UnaryKind};
+use crate::kernels::elementwise;
 use crate::simd::Isa;
 use crate::tensor::{Args, Dst, Src};
 

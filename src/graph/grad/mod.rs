@@ -2,7 +2,10 @@
 //!
 //! Runs on the graph as traced, before any fusion, so that no fused op needs a rule.
 
-use super::{FlattenOrder, Graph, Node, Op, ValueId};
+mod rules;
+
+use super::op::{BinaryKind, Saved, UnaryKind};
+use super::{Graph, Node, Op, ValueId};
 use crate::error::{Error, Result};
 
 /// Adds to `graph` the nodes that compute Σ seedᵢ · ∂outputᵢ/∂w for each `w` of `wrt`.
@@ -74,7 +77,7 @@ impl Tape<'_> {
         let Some(mut sum) = order.next() else { return Ok(None) };
         for seed in order {
             let terms = [self.value(sum), self.value(seed)];
-            sum = Seed::Value(self.graph.add_one(Op::Add, &terms, "")?);
+            sum = Seed::Value(self.graph.add_one(Op::Binary(BinaryKind::Add), &terms, "")?);
         }
         self.grads[id.0] = vec![sum];
         Ok(Some(sum))
@@ -118,6 +121,7 @@ impl Tape<'_> {
     }
 
     /// Carries the gradient of a node's results to its operands.
+    #[allow(clippy::too_many_lines)] // one arm per op
     fn propagate(&mut self, node: &Node) -> Result<()> {
         let Some(first) = node.outputs.first() else { return Ok(()) };
         if node.outputs[1..].iter().any(|&id| self.has(id)) {
@@ -125,7 +129,10 @@ impl Tape<'_> {
         }
         let Some(seed) = self.total(*first)? else { return Ok(()) };
         let (inputs, name) = (&node.inputs, node.name.as_str());
-        if let (Op::CrossEntropy, Seed::One) = (&node.op, seed) {
+        if matches!(node.op, Op::CrossEntropy { .. }) && inputs[1..].iter().any(|&id| self.wants(id)) {
+            return Err(unsupported(node, "class weights have no gradient"));
+        }
+        if let (Op::CrossEntropy { .. }, Seed::One) = (&node.op, seed) {
             self.add(inputs[0], Seed::Value(node.outputs[2]));
             return Ok(());
         }
@@ -138,6 +145,11 @@ impl Tape<'_> {
                 self.emit(inputs[0], data, &[grad, inputs[1]], name)?;
                 self.emit(inputs[1], Op::Conv2dBackwardWeights { window, groups }, &[inputs[0], grad], name)?;
                 self.bias(inputs, grad, name)
+            }
+            // A transposed convolution: its operands are a convolution's gradient and weight.
+            &Op::Conv2dBackwardData { window, groups, .. } => {
+                self.emit(inputs[0], Op::Conv2d { window, groups, activation: None }, &[grad, inputs[1]], name)?;
+                self.emit(inputs[1], Op::Conv2dBackwardWeights { window, groups }, &[grad, inputs[0]], name)
             }
             Op::Linear { .. } => {
                 self.emit(inputs[0], Op::LinearBackwardData, &[grad, inputs[1]], name)?;
@@ -153,45 +165,104 @@ impl Tape<'_> {
                 let op = Op::AvgPool2dBackward { window, ceil_mode, count_include_pad, input };
                 self.emit(inputs[0], op, &[grad], name)
             }
-            Op::Unary(kind) => self.emit(inputs[0], Op::UnaryBackward(*kind), &[grad, *first], name),
-            Op::Add => {
-                self.add(inputs[0], Seed::Value(grad));
-                self.add(inputs[1], Seed::Value(grad));
+            &Op::Unary(UnaryKind::Affine(scale, _)) => self.emit(inputs[0], rules::scaled(scale.get()), &[grad], name),
+            &Op::Unary(kind) => {
+                let saved = if kind.saved() == Saved::Result { *first } else { inputs[0] };
+                self.emit(inputs[0], Op::UnaryBackward(kind), &[grad, saved], name)
+            }
+            Op::Binary(kind) => self.binary(*kind, inputs, *first, grad, name),
+            Op::Reduce { kind, axes, keepdims } => {
+                let grad = self.keep_dims(inputs[0], grad, axes, *keepdims, name)?;
+                let result = self.keep_dims(inputs[0], *first, axes, *keepdims, name)?;
+                self.reduce(*kind, axes, inputs[0], result, grad, name)
+            }
+            Op::Expand { mean: false } => self.unbroadcast(inputs[0], grad, name),
+            Op::Reshape { .. } => self.emit(inputs[0], Op::ReshapeLike, &[grad, inputs[0]], name),
+            Op::Transpose { axes } => {
+                let mut inverse = vec![0; axes.len()];
+                for (to, &from) in axes.iter().enumerate() {
+                    inverse[from] = to;
+                }
+                self.emit(inputs[0], Op::Transpose { axes: inverse }, &[grad], name)
+            }
+            Op::Slice { spans } => {
+                self.emit(inputs[0], Op::SliceBackward { spans: spans.clone() }, &[grad, inputs[0]], name)
+            }
+            Op::Pad { pads, .. } => self.emit(inputs[0], rules::crop(pads), &[grad], name),
+            &Op::Concat { axis } => {
+                let operands: Vec<ValueId> = [grad].into_iter().chain(inputs.iter().copied()).collect();
+                for (index, &part) in inputs.iter().enumerate() {
+                    self.emit(part, Op::ConcatPart { axis, index }, &operands, name)?;
+                }
                 Ok(())
             }
-            Op::Scale => {
-                if self.wants(inputs[1]) {
-                    return Err(unsupported(node, "the gradient by the factor is not there"));
-                }
-                self.emit(inputs[0], Op::Scale, &[grad, inputs[1]], name)
+            &Op::AxisMap { axis, map } => {
+                let from = self.graph.value(inputs[0]).shape[axis];
+                self.emit(inputs[0], Op::AxisMapBackward { axis, map, from }, &[grad], name)
             }
             &Op::Flatten { order } => {
                 let op = Op::Unflatten { order, shape: self.pixels(inputs[0]) };
                 self.emit(inputs[0], op, &[grad], name)
             }
-            Op::Unflatten { order, .. } => {
-                let order: FlattenOrder = *order;
-                self.emit(inputs[0], Op::Flatten { order }, &[grad], name)
+            &Op::Unflatten { order, .. } => self.emit(inputs[0], Op::Flatten { order }, &[grad], name),
+            &Op::Softmax { axis, log } => {
+                self.emit(inputs[0], Op::SoftmaxBackward { axis, log }, &[grad, *first], name)
             }
-            Op::Softmax => self.emit(inputs[0], Op::SoftmaxBackward, &[grad, *first], name),
-            Op::CrossEntropy => self.emit(inputs[0], Op::Scale, &[node.outputs[2], grad], name),
+            Op::BatchNormTrain { .. } => {
+                let operands = [grad, inputs[0], inputs[1], node.outputs[1], node.outputs[2]];
+                self.emit_all(&inputs[..3], Op::BatchNormBackward, &operands, name)
+            }
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(*eps, inputs, grad, name),
+            &Op::GroupNorm { groups, .. } => {
+                let operands = [grad, inputs[0], inputs[1], node.outputs[1], node.outputs[2]];
+                self.emit_all(&inputs[..3], Op::GroupNormBackward { groups }, &operands, name)
+            }
+            &Op::LocalResponseNorm { size, alpha, beta, .. } => {
+                let operands = [grad, inputs[0], node.outputs[0], node.outputs[1]];
+                self.emit(inputs[0], Op::LocalResponseNormBackward { size, alpha, beta }, &operands, name)
+            }
+            // The same draws again, on the gradient.
+            op @ Op::Dropout { .. } => self.emit(inputs[0], op.clone(), &[grad, inputs[1]], name),
+            Op::CrossEntropy { .. } => {
+                self.emit(inputs[0], Op::Binary(BinaryKind::Mul), &[node.outputs[2], grad], name)
+            }
             Op::Normalize { .. } => Err(unsupported(node, "bytes have no gradient")),
-            Op::Conv2dBackwardData { .. }
-            | Op::Conv2dBackwardWeights { .. }
-            | Op::BiasGrad
+            Op::Conv2dBackwardWeights { .. }
             | Op::LinearBackwardData
             | Op::LinearBackwardWeights
             | Op::MaxPool2dBackward { .. }
             | Op::AvgPool2dBackward { .. }
             | Op::UnaryBackward(_)
-            | Op::SoftmaxBackward
-            | Op::Sgd { .. } => Err(unsupported(node, "gradients of gradients are not there")),
+            | Op::Expand { mean: true }
+            | Op::ReshapeLike
+            | Op::SliceBackward { .. }
+            | Op::ConcatPart { .. }
+            | Op::AxisMapBackward { .. }
+            | Op::SoftmaxBackward { .. }
+            | Op::BatchNormBackward
+            | Op::GroupNormBackward { .. }
+            | Op::LocalResponseNormBackward { .. }
+            | Op::Update(_)
+            | Op::Assign
+            | Op::Blend
+            | Op::Increment => Err(unsupported(node, "gradients of gradients are not there")),
         }
+    }
+
+    /// Adds the results of one backward op to the gradients of several operands, if somebody needs any of them.
+    fn emit_all(&mut self, targets: &[ValueId], op: Op, inputs: &[ValueId], name: &str) -> Result<()> {
+        if targets.iter().any(|&target| self.wants(target)) {
+            let grads = self.graph.add(op, inputs, name)?;
+            for (&target, grad) in targets.iter().zip(grads) {
+                self.add(target, Seed::Value(grad));
+            }
+        }
+        Ok(())
     }
 
     fn bias(&mut self, inputs: &[ValueId], grad: ValueId, name: &str) -> Result<()> {
         match inputs.get(2) {
-            Some(&bias) => self.emit(bias, Op::BiasGrad, &[grad], name),
+            Some(&bias) => self.unbroadcast(bias, grad, name),
             None => Ok(()),
         }
     }
@@ -216,7 +287,7 @@ mod tests {
     fn contributions_are_summed_in_order_of_use() {
         let mut graph = Graph::new();
         let x = graph.input(vec![2, 3], DType::F32, "x", true).unwrap();
-        let weight = graph.parameter(vec![3, 3], "weight");
+        let weight = graph.parameter(vec![3, 3], DType::F32, "weight");
         let mut y = x;
         for _ in 0..3 {
             y = graph.add_one(Op::Linear { activation: None }, &[y, weight], "").unwrap();
@@ -228,7 +299,7 @@ mod tests {
             let mine = |node: &&Node| node.op == Op::LinearBackwardWeights && node.inputs[0] == input;
             graph.nodes().iter().find(mine).unwrap().outputs[0]
         };
-        let sums: Vec<&Node> = graph.nodes().iter().filter(|node| node.op == Op::Add).collect();
+        let sums: Vec<&Node> = graph.nodes().iter().filter(|node| node.op == Op::Binary(BinaryKind::Add)).collect();
         assert_eq!(sums.len(), 2);
         assert_eq!(sums[0].inputs, [of_use(0), of_use(1)]);
         assert_eq!(sums[1].inputs, [sums[0].outputs[0], of_use(2)]);

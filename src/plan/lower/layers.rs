@@ -1,0 +1,145 @@
+//! Convolutions, products of matrices and the geometry of pooling.
+
+use super::{FLOAT, Lowering};
+use crate::error::{Error, Result};
+use crate::graph::{Node, UnaryKind, ValueId};
+use crate::kernels::batch::Batch;
+use crate::kernels::conv::{self, Epilogue, Geometry};
+use crate::kernels::pool::PoolGeometry;
+use crate::kernels::reduce::Reduce;
+use crate::tensor::shape_text;
+use crate::window::Window2d;
+
+impl Lowering<'_> {
+    pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, activation: Option<UnaryKind>) {
+        let isa = self.options.isa;
+        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_forward(node, geometry, epilogue);
+        };
+        let pack = conv::PackForward::new(isa, geometry);
+        let (floats, format) = (pack.packed_len(), pack.format());
+        let packed = self.pack(node, node.inputs[1], pack, floats, format);
+        let mut operands = vec![self.buffer(node.inputs[0]), packed];
+        if let Some(&bias) = node.inputs.get(2) {
+            operands.push(self.buffer(bias));
+        }
+        operands.push(self.buffer(node.outputs[0]));
+        self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
+        self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
+    }
+
+    pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry) {
+        let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_data(node, geometry);
+        };
+        let pack = conv::PackBackwardData::new(isa, geometry);
+        let (floats, format) = (pack.packed_len(), pack.format());
+        let packed = self.pack(node, node.inputs[1], pack, floats, format);
+        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
+        self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
+    }
+
+    pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry) {
+        let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_weights(node, geometry);
+        };
+        let kernel = conv::BackwardWeights::new(isa, geometry);
+        let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
+    }
+
+    /// x (…, N, I), weight (…, I, O) → (…, N, O).
+    pub(super) fn linear(&mut self, node: &Node, activation: Option<UnaryKind>) -> Result<()> {
+        let product = Product::new(self.shape(node.inputs[0]), self.shape(node.outputs[0]))?;
+        let Some(count) = product.count else {
+            self.forward(node, product.each, activation);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let pack = conv::PackForward::new(isa, product.each);
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
+        let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
+        let kernel = conv::Forward::new(isa, product.each, Epilogue { bias: false, activation });
+        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
+        Ok(())
+    }
+
+    /// grad_y (…, N, O), weight (…, I, O) → (…, N, I).
+    pub(super) fn linear_backward_data(&mut self, node: &Node) -> Result<()> {
+        let product = Product::new(self.shape(node.outputs[0]), self.shape(node.inputs[0]))?;
+        let Some(count) = product.count else {
+            self.backward_data(node, product.each);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let pack = conv::PackBackwardData::new(isa, product.each);
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
+        let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
+        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        let kernel = conv::BackwardData::new(isa, product.each);
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
+        Ok(())
+    }
+
+    /// x (…, N, I), grad_y (…, N, O) → (…, I, O).
+    pub(super) fn linear_backward_weights(&mut self, node: &Node) -> Result<()> {
+        let product = Product::new(self.shape(node.inputs[0]), self.shape(node.inputs[1]))?;
+        let Some(count) = product.count else {
+            self.backward_weights(node, product.each);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let kernel = conv::BackwardWeights::new(isa, product.each);
+        let (parts, len, result) = (kernel.parts(), product.each.weights_len(), self.buffer(node.outputs[0]));
+        let mut operands = self.buffers(&node.inputs);
+        if parts == 1 {
+            operands.push(result);
+            self.push(node, Batch::new(kernel, count), operands, product.describe());
+            return Ok(());
+        }
+        let partials = self.temp(count * parts * len * FLOAT);
+        operands.push(partials);
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
+        let joining = Batch::new(Reduce::sum_of_parts(isa, parts, len), count);
+        self.push(node, joining, vec![partials, result], product.describe());
+        Ok(())
+    }
+
+    pub(super) fn pool_geometry(&self, x: ValueId, y: ValueId, window: Window2d) -> PoolGeometry {
+        let (x, y) = (self.shape(x), self.shape(y));
+        PoolGeometry { n: x[0], ih: x[1], iw: x[2], c: x[3], oh: y[1], ow: y[2], window }
+    }
+
+    pub(super) fn pool_shape(&self, x: ValueId, window: Window2d) -> String {
+        let x = self.shape(x);
+        format!("n{}ih{}iw{}c{}{}", x[0], x[1], x[2], x[3], window.describe())
+    }
+}
+
+/// A matrix product as a convolution of one-pixel images, for each index of the leading axes.
+struct Product {
+    each: Geometry,
+    /// `None` without leading axes.
+    count: Option<usize>,
+}
+
+impl Product {
+    /// From the shapes (…, N, I) and (…, N, O).
+    fn new(x: &[usize], y: &[usize]) -> Result<Self> {
+        let (&[.., rows, inputs], &[.., outputs]) = (x, y) else {
+            return Err(Error::Internal(format!("a product of {} to {}", shape_text(x), shape_text(y))));
+        };
+        let each = Geometry::new(rows, [1, 1], inputs, outputs, 1, Window2d::UNIT)?;
+        Ok(Self { each, count: (x.len() > 2).then(|| x[..x.len() - 2].iter().product()) })
+    }
+
+    fn describe(&self) -> String {
+        self.count.map_or(String::new(), |count| format!("b{count}")) + &self.each.describe()
+    }
+}

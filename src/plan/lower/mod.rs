@@ -1,0 +1,313 @@
+//! From nodes to kernel calls: one exhaustive match, then the placing of memory.
+
+use std::sync::Arc;
+
+mod arithmetic;
+mod depthwise;
+mod layers;
+mod loss;
+mod movement;
+mod norm;
+mod place;
+mod update;
+
+use super::tables::afford;
+use super::{Options, PackJob, Place, Plan, Step};
+use crate::error::Result;
+use crate::graph::{Graph, Node, Op, Role, ValueId};
+use crate::kernels::conv::Geometry;
+use crate::kernels::{Kernel, pool, reduce};
+use crate::tensor::shape_text;
+
+const FLOAT: usize = size_of::<f32>();
+
+/// Lowers a simplified graph.
+pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
+    let mut lowering = Lowering::new(graph, outputs, options);
+    let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
+    for node in pure.into_iter().chain(effects) {
+        // A value of which only the shape is wanted is not computed.
+        if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            afford(graph, node)?;
+            lowering.node(node)?;
+        }
+    }
+    Ok(lowering.finish(outputs))
+}
+
+/// A buffer whose place in the arena is not known yet is `None`.
+struct Draft {
+    place: Option<Place>,
+    bytes: usize,
+}
+
+/// A step that may let one operand's memory become another's, if the first is not needed afterwards: the first pair for
+/// which that is so.
+struct DraftStep {
+    step: Step,
+    in_place: Vec<(usize, usize)>,
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    options: Options,
+    written: Vec<usize>,
+    /// Whether anybody needs a value's numbers.
+    read: Vec<bool>,
+    drafts: Vec<Draft>,
+    of_value: Vec<Option<usize>>,
+    /// The value whose memory each value is: itself, or what it was reshaped from.
+    origin: Vec<ValueId>,
+    steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
+    packs: Vec<PackJob>,
+    constants: Vec<Arc<Vec<f32>>>,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(graph: &'a Graph, outputs: &[ValueId], options: Options) -> Self {
+        let operands = graph.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |of| (node, of)));
+        let mut written: Vec<usize> = operands
+            .filter_map(|(node, (index, &id))| match graph.value(id).role {
+                Role::Parameter { slot } if node.op.writes(index) => Some(slot),
+                _ => None,
+            })
+            .collect();
+        let mut read = vec![false; graph.value_count()];
+        for id in outputs {
+            read[id.0] = true;
+        }
+        for node in graph.nodes().iter().rev() {
+            if node.op.has_effect() || node.outputs.iter().any(|id| read[id.0]) {
+                for (index, id) in node.inputs.iter().enumerate() {
+                    read[id.0] |= node.op.reads(index);
+                }
+            }
+        }
+        written.sort_unstable();
+        written.dedup();
+        Self {
+            graph,
+            options,
+            written,
+            read,
+            drafts: Vec::new(),
+            of_value: vec![None; graph.value_count()],
+            origin: (0..graph.value_count()).map(ValueId).collect(),
+            steps: Vec::new(),
+            refused: Vec::new(),
+            packs: Vec::new(),
+            constants: Vec::new(),
+        }
+    }
+
+    fn shape(&self, id: ValueId) -> &'a [usize] {
+        &self.graph.value(id).shape
+    }
+
+    fn len(&self, id: ValueId) -> usize {
+        self.shape(id).iter().product()
+    }
+
+    fn draft(&mut self, place: Option<Place>, bytes: usize) -> usize {
+        self.drafts.push(Draft { place, bytes });
+        self.drafts.len() - 1
+    }
+
+    /// Memory for intermediate results that are no values of the graph.
+    fn temp(&mut self, bytes: usize) -> usize {
+        self.draft(None, bytes)
+    }
+
+    /// The buffer of a value, made at its first mention.
+    fn buffer(&mut self, id: ValueId) -> usize {
+        if let Some(buffer) = self.of_value[id.0] {
+            return buffer;
+        }
+        let value = self.graph.value(id);
+        let bytes = self.len(id) * value.dtype.size();
+        let place = match &value.role {
+            Role::Input { index, .. } => Some(Place::Input(*index)),
+            Role::Parameter { slot } => Some(Place::Parameter(*slot)),
+            Role::Constant(data) => {
+                self.constants.push(data.clone());
+                Some(Place::Constant(self.constants.len() - 1))
+            }
+            Role::Temp => None,
+        };
+        let buffer = self.draft(place, bytes);
+        self.of_value[id.0] = Some(buffer);
+        buffer
+    }
+
+    fn buffers(&mut self, ids: &[ValueId]) -> Vec<usize> {
+        ids.iter().map(|&id| self.buffer(id)).collect()
+    }
+
+    fn push(&mut self, node: &Node, kernel: impl Kernel + 'static, operands: Vec<usize>, shape: String) {
+        self.push_in_place(node, kernel, operands, shape, None);
+    }
+
+    fn push_in_place(
+        &mut self,
+        node: &Node,
+        kernel: impl Kernel + 'static,
+        operands: Vec<usize>,
+        shape: String,
+        in_place: impl IntoIterator<Item = (usize, usize)>,
+    ) {
+        let step = Step {
+            kernel: Box::new(kernel),
+            operands,
+            op: node.op.name(),
+            name: node.name.clone(),
+            shape,
+            effect: node.op.has_effect(),
+            refused: std::mem::take(&mut self.refused),
+        };
+        self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
+    }
+
+    /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
+    /// a step of the run otherwise.
+    fn pack(
+        &mut self,
+        node: &Node,
+        weight: ValueId,
+        kernel: impl Kernel + 'static,
+        floats: usize,
+        format: String,
+    ) -> usize {
+        let bytes = floats * FLOAT;
+        match self.graph.value(self.origin[weight.0]).role {
+            Role::Parameter { slot } if !self.written.contains(&slot) => {
+                let known = self.packs.iter().position(|pack| pack.slot == slot && pack.format == format);
+                let index = known.unwrap_or_else(|| {
+                    self.packs.push(PackJob { kernel: Box::new(kernel), slot, format, bytes });
+                    self.packs.len() - 1
+                });
+                self.draft(Some(Place::Packed(index)), bytes)
+            }
+            _ => {
+                let (source, packed) = (self.buffer(weight), self.temp(bytes));
+                self.push(node, kernel, vec![source, packed], shape_text(self.shape(weight)));
+                packed
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_lines)] // one arm per op
+    fn node(&mut self, node: &Node) -> Result<()> {
+        let isa = self.options.isa;
+        let input = |index: usize| node.inputs[index];
+        match &node.op {
+            Op::Conv2d { window, groups, activation } => {
+                let x = self.shape(input(0));
+                let channels = self.shape(node.outputs[0])[3];
+                let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], channels, *groups, *window)?;
+                self.forward(node, geometry, *activation);
+            }
+            Op::Linear { activation } => self.linear(node, *activation)?,
+            Op::Conv2dBackwardData { window, groups, .. } => {
+                let (x, y) = (self.shape(node.outputs[0]), self.shape(input(0)));
+                let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
+                self.backward_data(node, geometry);
+            }
+            Op::LinearBackwardData => self.linear_backward_data(node)?,
+            Op::Conv2dBackwardWeights { window, groups } => {
+                let (x, y) = (self.shape(input(0)), self.shape(input(1)));
+                let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
+                self.backward_weights(node, geometry);
+            }
+            Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
+            Op::MaxPool2d { window, .. } => {
+                let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
+                let indexed = self.read[node.outputs[1].0];
+                let kernel = pool::MaxPool::new(isa, geometry, indexed);
+                let mut operands = self.buffers(&[input(0), node.outputs[0]]);
+                if indexed {
+                    operands.push(self.buffer(node.outputs[1]));
+                }
+                self.push(node, kernel, operands, self.pool_shape(input(0), *window));
+            }
+            Op::MaxPool2dBackward { window, .. } => {
+                let geometry = self.pool_geometry(node.outputs[0], input(0), *window);
+                let operands = self.buffers(&[input(0), input(1), node.outputs[0]]);
+                let shape = self.pool_shape(node.outputs[0], *window);
+                self.push(node, pool::MaxPoolBackward::new(isa, geometry), operands, shape);
+            }
+            Op::AvgPool2d { window, count_include_pad, .. } => {
+                let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
+                let kernel = pool::AvgPool::new(isa, geometry, *count_include_pad);
+                let operands = self.buffers(&[input(0), node.outputs[0]]);
+                self.push(node, kernel, operands, self.pool_shape(input(0), *window));
+            }
+            Op::AvgPool2dBackward { window, count_include_pad, .. } => {
+                let geometry = self.pool_geometry(node.outputs[0], input(0), *window);
+                let kernel = pool::AvgPoolBackward::new(isa, geometry, *count_include_pad);
+                let operands = self.buffers(&[input(0), node.outputs[0]]);
+                self.push(node, kernel, operands, self.pool_shape(node.outputs[0], *window));
+            }
+            Op::Unary(kind) => self.unary(node, *kind),
+            Op::UnaryBackward(kind) => self.unary_backward(node, *kind),
+            Op::Binary(kind) => self.binary(node, *kind)?,
+            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
+            Op::Expand { mean } => self.expand(node, *mean)?,
+            Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
+            Op::Transpose { axes } => self.transpose(node, axes),
+            Op::Slice { spans } => self.slice(node, spans),
+            Op::SliceBackward { spans } => self.slice_backward(node, spans),
+            Op::Pad { pads, value } => self.pad(node, pads, value.get()),
+            Op::Concat { axis } => self.concat(node, *axis),
+            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index),
+            Op::AxisMap { axis, map } => self.axis_map(node, *axis, *map)?,
+            Op::AxisMapBackward { axis, map, from } => self.axis_map_backward(node, *axis, *map, *from)?,
+            Op::Flatten { order } => self.flatten(node, *order, input(0), false),
+            Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
+            Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
+            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
+            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
+            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
+            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
+            Op::LocalResponseNorm { size, alpha, beta, k } => {
+                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()]);
+            }
+            Op::LocalResponseNormBackward { size, alpha, beta } => {
+                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()]);
+            }
+            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream),
+            Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore),
+            Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
+            Op::Update(optimizer) => self.update(node, *optimizer),
+            Op::Assign => self.assign(node),
+            Op::Blend => self.blend(node),
+            Op::Increment => self.increment(node),
+        }
+        Ok(())
+    }
+
+    /// A reduction that its kernel splits into parts fixed by shape, and the step that sums the parts in order.
+    fn push_parts(
+        &mut self,
+        node: &Node,
+        kernel: impl Kernel + 'static,
+        parts: usize,
+        mut operands: Vec<usize>,
+        shape: String,
+    ) {
+        let len = self.len(node.outputs[0]);
+        let result = self.buffer(node.outputs[0]);
+        if parts == 1 {
+            operands.push(result);
+            self.push(node, kernel, operands, shape);
+            return;
+        }
+        let partials = self.temp(parts * len * FLOAT);
+        operands.push(partials);
+        self.push(node, kernel, operands, shape.clone());
+        self.push(node, reduce::Reduce::sum_of_parts(self.options.isa, parts, len), vec![partials, result], shape);
+    }
+}
