@@ -106,6 +106,9 @@ unsafe fn arithmetic_body<S: Simd>() {
             assert!(lanes_of::<S>(m).iter().all(|&x| same(x, mantissa)), "mantissa of {mantissa}·2^{exponent}");
             assert!(lanes_of::<S>(e).iter().all(|&x| same(x, exponent as f32)), "exponent of {mantissa}·2^{exponent}");
         }
+        for address in [std::ptr::null(), std::ptr::without_provenance(usize::MAX), [1.0f32].as_ptr()] {
+            S::prefetch(address); // a hint: no address is wrong
+        }
         for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
             assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
         }
