@@ -67,14 +67,13 @@ impl Stream {
     }
 }
 
-/// A permutation of `0..count` by Fisher and Yates, from the top down.
-pub fn permutation(seed: u64, stream: u64, count: usize) -> Vec<i64> {
+/// Writes a permutation of `0..order.len()`, made by Fisher and Yates from the top down.
+pub fn permutation(seed: u64, stream: u64, order: &mut [i64]) {
     let mut stream = Stream::new(seed, stream);
-    let mut order: Vec<i64> = (0..count as i64).collect();
-    for top in (1..count).rev() {
+    order.iter_mut().zip(0..).for_each(|(place, number)| *place = number);
+    for top in (1..order.len()).rev() {
         order.swap(top, stream.below(top as u64 + 1) as usize);
     }
-    order
 }
 
 #[cfg(test)]
@@ -90,10 +89,11 @@ mod tests {
 
     #[test]
     fn a_permutation_holds_every_number_once() {
-        let mut order = permutation(7, 3, 1000);
+        let mut order = vec![0; 1000];
+        permutation(7, 3, &mut order);
         assert_ne!(order, (0..1000).collect::<Vec<_>>());
         order.sort_unstable();
         assert_eq!(order, (0..1000).collect::<Vec<_>>());
-        assert!(permutation(7, 3, 0).is_empty());
+        permutation(7, 3, &mut []);
     }
 }

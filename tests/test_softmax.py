@@ -80,7 +80,9 @@ def test_ties_count_for_the_first_class() -> None:
     """The argmax of equal logits is the first of them."""
     logits = np.zeros((3, 19), np.float32)
     logits[2, 5] = logits[2, 17] = 1.0
-    correct = [_core.eager("cross_entropy", [logits, np.array(labels)], PLAIN)[1] for labels in ([0, 1, 5], [1, 18, 17])]
+    correct = [
+        _core.eager("cross_entropy", [logits, np.array(labels)], PLAIN)[1] for labels in ([0, 1, 5], [1, 18, 17])
+    ]
     assert correct == [2.0, 0.0]
     tolerance.assert_within(F.softmax(logits[:2]), np.full((2, 19), 1 / 19), tolerance.ulps(1 / 19))
 

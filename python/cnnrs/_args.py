@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,7 +25,10 @@ def show(value: object) -> str:
     """Return a short text for a received value, also for ints of millions of digits."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an int of {value.bit_length()} bits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -68,6 +72,64 @@ def integer(value: object, name: str, op: str, low: int, high: int) -> int:
         message = f"{graph.label(op)}: {name} must be from {low} to {high}, got {show(value)}"
         raise ValueError(message)
     return number
+
+
+def float32(value: object, name: str, op: str) -> float:
+    """Return a number as the float32 nearest to it; infinities and NaN stay.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: a finite number beyond float32.
+    """
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        message = f"{graph.label(op)}: {name} must be a number, got {show(value)}"
+        raise TypeError(message)
+    with np.errstate(over="ignore"):
+        number = math.inf if isinstance(value, int) and value.bit_length() > 1000 else float(np.float32(value))
+    if math.isinf(number) and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
+        message = f"{graph.label(op)}: {name} must be within the range of float32, got {show(value)}"
+        raise ValueError(message)
+    return number
+
+
+def real(value: object, name: str, op: str) -> float:
+    """Return a finite number as the float32 nearest to it.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite, or beyond float32.
+    """
+    number = float32(value, name, op)
+    if not math.isfinite(number):
+        message = f"{graph.label(op)}: {name} must be finite, got {show(value)}"
+        raise ValueError(message)
+    return number
+
+
+def axes(axis: object, ndim: int, op: str) -> list[int]:
+    """Return an axis, several, or all of them (None) as ascending non-negative numbers.
+
+    Raises:
+        TypeError: neither an int nor ints nor None.
+        ValueError: not an axis of the array, or an axis twice.
+    """
+    if axis is None:
+        return list(range(ndim))
+    chosen = axis if isinstance(axis, (tuple, list)) else (axis,)
+    numbers = []
+    for item in chosen:
+        number = _index(item)
+        if number is None:
+            message = f"{graph.label(op)}: axis must be an int, a tuple of ints or None, got {show(axis)}"
+            raise TypeError(message)
+        if not -ndim <= number < ndim:
+            message = f"{graph.label(op)}: axis must be from {-ndim} to {ndim - 1}, got {show(number)}"
+            raise ValueError(message)
+        numbers.append(number % ndim)
+    if len(set(numbers)) < len(numbers):
+        message = f"{graph.label(op)}: axis must name each axis once, got {show(axis)}"
+        raise ValueError(message)
+    return sorted(numbers)
 
 
 def flag(value: object, name: str, op: str) -> bool:

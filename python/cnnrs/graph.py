@@ -81,11 +81,29 @@ def is_parameter(operand: object) -> bool:
     return isinstance(getattr(operand, "_storage", None), _core.Parameter)
 
 
+def _is_operand(operand: object) -> bool:
+    """Tell whether an operator of a symbolic value takes the operand."""
+    if isinstance(operand, (Value, np.ndarray, np.number)) or is_parameter(operand):
+        return True
+    return isinstance(operand, (int, float)) and not isinstance(operand, bool)
+
+
+_UFUNCS: dict[Any, str] = {
+    np.add: "add",
+    np.subtract: "sub",
+    np.multiply: "mul",
+    np.divide: "div",
+    np.matmul: "matmul",
+    np.negative: "neg",
+}
+"""What NumPy makes of an operator whose left side is an array."""
+
+
 class Value:
     """A tensor that exists only as a symbol while a model is traced.
 
-    It has a shape, a number of dimensions, a dtype and `+`; everything that needs numbers is a `TypeError`
-    that names the layer and the way out.
+    It has a shape, a number of dimensions, a dtype and the operators `+ - * / @` with values, arrays, parameters
+    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out.
     """
 
     __slots__ = ("_origin", "_trace", "dtype", "id", "shape")
@@ -110,24 +128,62 @@ class Value:
         return self._trace
 
     def __add__(self, other: Any) -> Any:
-        """Record an addition of two values of one shape."""
-        return self._added(self, other)
+        """Record a + b, broadcast as in NumPy; so the other operations."""
+        return self._operation("add", self, other)
 
     def __radd__(self, other: Any) -> Any:
-        """Record an addition of two values of one shape."""
-        return self._added(other, self)
+        """Record a + b with this value as b; so the other operations."""
+        return self._operation("add", other, self)
 
-    def _added(self, a: Any, b: Any) -> Any:
+    def __sub__(self, other: Any) -> Any:
+        """Record a - b."""
+        return self._operation("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        """Record a - b."""
+        return self._operation("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        """Record a * b."""
+        return self._operation("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        """Record a * b."""
+        return self._operation("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        """Record a / b."""
+        return self._operation("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        """Record a / b."""
+        return self._operation("div", other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        """Record a product of matrices."""
+        return self._operation("matmul", self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        """Record a product of matrices."""
+        return self._operation("matmul", other, self)
+
+    def __neg__(self) -> Any:
+        """Record -a."""
+        return self._operation("neg", self)
+
+    @staticmethod
+    def _operation(name: str, *operands: Any) -> Any:
         from cnnrs import functional
 
-        if not all(isinstance(operand, (Value, np.ndarray)) or is_parameter(operand) for operand in (a, b)):
-            return NotImplemented
-        return functional.add(a, b)
+        if all(_is_operand(operand) for operand in operands):
+            return getattr(functional, name)(*operands)
+        return NotImplemented
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Take `array + value`; refuse every other NumPy function."""
-        if ufunc is np.add and method == "__call__" and not kwargs and len(inputs) == 2:
-            return self._added(*inputs)
+        """Take the operations between an array and a value; refuse every other NumPy function."""
+        name = _UFUNCS.get(ufunc)
+        if name is not None and method == "__call__" and not kwargs:
+            return self._operation(name, *inputs)
         return self._refuse(f"np.{ufunc.__name__}")
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -154,9 +210,24 @@ class Value:
         """Refuse: there are no numbers yet."""
         self._refuse("iteration")
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        """Refuse: indexing is not an op of the graph."""
-        self._refuse("indexing")
+    def __getitem__(self, index: Any) -> Any:
+        """Record a slice: ints, slices with any step, `...` and None, as in NumPy; see `functional.slice`."""
+        from cnnrs import functional
+
+        return functional.slice(self, index)
+
+    def reshape(self, *shape: Any) -> Any:
+        """Record another shape, given as sizes or as one tuple; see `functional.reshape`."""
+        from cnnrs import functional
+
+        return functional.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Any:
+        """Record another order of the axes, given as ints or as one tuple; see `functional.transpose`."""
+        from cnnrs import functional
+
+        single = len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list)))
+        return functional.transpose(self, axes[0] if single else axes or None)
 
     def _refuse(self, what: str) -> NoReturn:
         layer = self._trace.path or "the model"
@@ -195,6 +266,7 @@ class Trace:
         self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
+        self._parameters: dict[int, str] = {}
         self._feed: list[npt.NDArray[Any] | None] = []
         if root is not None:
             self._adopt(root, "")
@@ -241,7 +313,13 @@ class Trace:
     def parameter(self, parameter: Storage, name: str = "") -> Value:
         """Add an `nn.Parameter`; the same one twice is the same value."""
         name = name or self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
-        return Value(self, self.graph.parameter(parameter._storage, name), f"parameter {name}")
+        value = self.graph.parameter(parameter._storage, name)
+        self._parameters.setdefault(value, name)
+        return Value(self, value, f"parameter {name}")
+
+    def parameters(self) -> list[tuple[int, str]]:
+        """Return the id and the name of every parameter met so far."""
+        return list(self._parameters.items())
 
     def constant(self, array: npt.NDArray[Any]) -> Value:
         """Add an array: float32 as a constant, int64 (labels) as an input that `feed` fills in."""

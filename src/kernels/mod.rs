@@ -9,13 +9,15 @@ use std::fmt::Debug;
 
 use crate::tensor::Args;
 
+pub mod batch;
+pub mod axis_map;
 pub mod conv;
 pub mod copy;
 pub mod elementwise;
-pub mod layout;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;
+pub mod strided;
 pub mod update;
 
 /// One operation with its geometry, ready to run.

@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::arrays::Input;
 use super::ops;
 use super::parameter::Parameter;
+use super::reference::reference;
 use crate::error::{Error, Result};
 use crate::graph::{self, ValueId};
+use crate::passes;
 use crate::storage::Stored;
 use crate::tensor::DType;
 
@@ -26,6 +28,9 @@ pub struct Graph(Mutex<Traced>);
 
 /// A node as `nodes()` lists it: layer, op, operands, results.
 type NodeRow = (String, &'static str, Vec<usize>, Vec<usize>);
+
+/// A pass as `simplified()` lists it: its name and its single rewrites.
+type PassRow = (&'static str, Vec<String>);
 
 impl Graph {
     fn lock(&self) -> MutexGuard<'_, Traced> {
@@ -114,6 +119,32 @@ impl Graph {
         known(graph, &seeds.iter().flatten().map(|id| id.0).collect::<Vec<_>>())?;
         let grads = graph::grad::gradients(graph, &outputs, &seeds, &wrt)?;
         Ok(grads.into_iter().map(|grad| grad.map(|id| id.0)).collect())
+    }
+
+    /// Evaluates values in double precision, node by node without rewrites, kernels or plans.
+    #[pyo3(signature = (outputs, inputs, overrides=None, effects=false))]
+    fn reference<'py>(
+        &self,
+        py: Python<'py>,
+        outputs: Vec<usize>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        overrides: Option<Bound<'py, PyDict>>,
+        effects: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let traced = self.traced();
+        let wanted = known(&traced.graph, &outputs)?;
+        let overrides = overrides.unwrap_or_else(|| PyDict::new(py));
+        reference(py, &traced, &wanted, &inputs, &overrides, effects)
+    }
+
+    /// The graph after at most `limit` single rewrites, and what each pass did.
+    #[pyo3(signature = (outputs, limit=None))]
+    fn simplified(&self, outputs: Vec<usize>, limit: Option<usize>) -> PyResult<(Self, Vec<PassRow>)> {
+        let mut traced = self.traced();
+        let outputs = known(&traced.graph, &outputs)?;
+        let reports = passes::simplify(&mut traced.graph, &outputs, limit);
+        traced.graph.check(&outputs)?;
+        Ok((Self(Mutex::new(traced)), reports.into_iter().map(|report| (report.name, report.rewrites)).collect()))
     }
 
     /// (name, op, inputs, outputs) of every node in order.

@@ -103,6 +103,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn split(a: __m512) -> (__m512, __m512) {
+        // SAFETY: trait contract.
+        unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_ZERO>(a), _mm512_getexp_ps(a)) }
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
     unsafe fn abs(a: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_andnot_ps(_mm512_set1_ps(-0.0), a) }
@@ -117,6 +127,11 @@ impl Simd for Avx512 {
     unsafe fn gt(a: __m512, b: __m512) -> __mmask16 {
         // SAFETY: trait contract.
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn eq(a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
     }
     #[inline(always)]
     unsafe fn is_nan(a: __m512) -> __mmask16 {
@@ -144,5 +159,10 @@ impl Simd for Avx512 {
     unsafe fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_mask_blend_ps(m, b, a) }
+    }
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
+        // SAFETY: trait contract; this level includes the one below.
+        unsafe { super::Avx2::transpose8(src, src_step, dst, dst_step) }
     }
 }

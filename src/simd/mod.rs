@@ -117,6 +117,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `2^n` for integer-valued lanes in −126..=127.
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Mantissa in 1..2 and exponent of lanes that are positive and normal; other lanes hold anything.
+    unsafe fn split(a: Self::V) -> (Self::V, Self::V);
+    /// Square root, correctly rounded; NaN below zero.
+    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// Clears the sign bit.
     unsafe fn abs(a: Self::V) -> Self::V;
     /// `a` with the sign bit of `sign`; `a` must not be negative.
@@ -124,6 +128,8 @@ pub trait Simd: Copy + 'static {
 
     /// `a > b`, false if either is NaN.
     unsafe fn gt(a: Self::V, b: Self::V) -> Self::M;
+    /// `a == b`, false if either is NaN; zeros of both signs are equal.
+    unsafe fn eq(a: Self::V, b: Self::V) -> Self::M;
     /// Lanes that are NaN.
     unsafe fn is_nan(a: Self::V) -> Self::M;
     /// Lanes whose 32-bit patterns are equal.
@@ -135,6 +141,9 @@ pub trait Simd: Copy + 'static {
     unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+
+    /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
 
     /// Sum of all lanes by halving: lane i with lane i + LANES/2, and so on down to one.
     #[inline(always)]

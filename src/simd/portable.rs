@@ -122,6 +122,15 @@ impl Simd for Portable {
         map(n, |x| f32::from_bits(((x as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn split(a: V) -> (V, V) {
+        let mantissa = map(a, |x| f32::from_bits(x.to_bits() & 0x007F_FFFF | 0x3F80_0000));
+        (mantissa, map(a, |x| (x.to_bits() >> 23) as f32 - 127.0))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: V) -> V {
+        map(a, f32::sqrt)
+    }
+    #[inline(always)]
     unsafe fn abs(a: V) -> V {
         map(a, f32::abs)
     }
@@ -133,6 +142,11 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn gt(a: V, b: V) -> M {
         test(a, b, |a, b| a > b)
+    }
+    #[inline(always)]
+    #[allow(clippy::float_cmp)] // equality is the operation
+    unsafe fn eq(a: V, b: V) -> M {
+        test(a, b, |a, b| a == b)
     }
     #[inline(always)]
     unsafe fn is_nan(a: V) -> M {
@@ -169,5 +183,17 @@ impl Simd for Portable {
             out[i] = if m[i] { a[i] } else { b[i] };
         }
         out
+    }
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: eight rows of eight floats on both sides by the trait's contract; moved as patterns.
+                unsafe {
+                    let value = src.offset(column as isize * src_step).add(row).cast::<u32>().read_unaligned();
+                    dst.add(row * dst_step + column).cast::<u32>().write_unaligned(value);
+                }
+            }
+        }
     }
 }

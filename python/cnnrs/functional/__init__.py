@@ -8,30 +8,107 @@ padding is also ((top, bottom), (left, right)), "same" (output ceil(I / S)) or "
 """
 
 from cnnrs.functional._dispatch import Array as Array
+from cnnrs.functional._dispatch import Operand as Operand
 from cnnrs.functional._dispatch import PaddingLike as PaddingLike
 from cnnrs.functional._dispatch import Size as Size
 from cnnrs.functional._dispatch import Tensor as Tensor
-from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
-from cnnrs.functional.elementwise import add, relu, sigmoid, tanh
+from cnnrs.functional.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    prelu,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from cnnrs.functional.activation import gelu_form as gelu_form
+from cnnrs.functional.arithmetic import (
+    abs,
+    add,
+    clip,
+    div,
+    exp,
+    log,
+    matmul,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    sqrt,
+    square,
+    sub,
+)
+from cnnrs.functional.conv import conv1d, conv2d, conv2d_backward_data, conv2d_backward_weights, conv_transpose2d
+from cnnrs.functional.conv import conv1d_padding as conv1d_padding
+from cnnrs.functional.conv import output_padding_pair as output_padding_pair
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
-from cnnrs.functional.loss import cross_entropy, softmax
-from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from cnnrs.functional.loss import cross_entropy
+from cnnrs.functional.movement import concat, pad, reshape, slice, transpose
+from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
+from cnnrs.functional.reduction import max, mean, min, sum
+from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
+from cnnrs.functional.resample import adaptive_size as adaptive_size
+from cnnrs.functional.resample import upsample_mode as upsample_mode
+from cnnrs.functional.resample import upsample_size as upsample_size
+from cnnrs.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "abs",
+    "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "clip",
+    "concat",
+    "conv1d",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
+    "conv_transpose2d",
     "cross_entropy",
+    "div",
+    "elu",
+    "exp",
     "flatten",
+    "gelu",
+    "global_avg_pool2d",
+    "hardsigmoid",
+    "hardswish",
+    "leaky_relu",
     "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
     "max_pool2d",
     "max_pool2d_backward",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mul",
+    "neg",
+    "pad",
+    "prelu",
     "relu",
+    "relu6",
+    "reshape",
     "sigmoid",
+    "silu",
+    "slice",
     "softmax",
+    "softplus",
+    "sqrt",
+    "square",
+    "sub",
+    "sum",
     "tanh",
+    "transpose",
+    "upsample",
 ]

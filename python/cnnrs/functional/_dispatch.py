@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,13 @@ import numpy.typing as npt
 from cnnrs import _args, _core, graph
 from cnnrs.graph import Value
 
+if TYPE_CHECKING:
+    from cnnrs.nn.parameter import Parameter
+
 Array = npt.NDArray[np.float32]
 Tensor = TypeVar("Tensor", Array, Value)
+AnyTensor: TypeAlias = "Array | Value | Parameter"
+Operand: TypeAlias = "AnyTensor | float"
 Size = int | tuple[int, int]
 PaddingLike = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
 

@@ -1,45 +1,15 @@
-"""From scores to probabilities, and to a loss."""
+"""From scores to a loss."""
 
 from __future__ import annotations
 
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy.typing as npt
 
 from cnnrs import _args, graph
 from cnnrs._core import UnsupportedError
-from cnnrs.functional._dispatch import Array, Tensor, apply
+from cnnrs.functional._dispatch import Array, apply
 from cnnrs.graph import Value
-
-
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Compute exp(x) / sum(exp(x)) along the last axis, with the row's maximum subtracted first.
-
-    Args:
-        x: Scores (N, K).
-        axis: The last axis, the only one there is yet.
-
-    Returns:
-        Probabilities (N, K); every row sums to 1.
-
-    Raises:
-        ShapeError: not two dimensions.
-        TypeError: the array is not float32, or `axis` not an int.
-        ValueError: `axis` is not an axis of the array.
-        UnsupportedError: an axis that is not the last one.
-
-    Examples:
-        >>> import numpy as np
-        >>> from cnnrs import functional as F
-        >>> F.softmax(np.zeros((1, 4), np.float32)).tolist()
-        [[0.25, 0.25, 0.25, 0.25]]
-    """
-    op = "softmax"
-    x = _args.check_array(x, op, "x", 2)
-    if _args.integer(axis, "axis", op, -2, 1) % 2 != 1:
-        message = f"{graph.label(op)}: axis must be the last one (-1), got {axis}"
-        raise UnsupportedError(message)
-    return cast("Tensor", apply(op, [x], axis=1)[0])
 
 
 @overload
@@ -96,4 +66,9 @@ def cross_entropy(
         if value is not None:
             message = f"{graph.label(op)}: {name} is not there yet, got {_args.show(value)}"
             raise UnsupportedError(message)
-    return apply(op, [_args.check_array(logits, op, "logits", 2), _args.check_labels(labels, op)], label_smoothing=0.0, ignore_index=None)[0]
+    return apply(
+        op,
+        [_args.check_array(logits, op, "logits", 2), _args.check_labels(labels, op)],
+        label_smoothing=0.0,
+        ignore_index=None,
+    )[0]

@@ -268,3 +268,26 @@ def avg_pool2d_backward(
     size = _pool_input(op, grad_y, input_shape)
     attrs = _avg_pool(op, size, kernel_size, stride, padding, ceil_mode, count_include_pad)
     return cast("Tensor", apply(op, [grad_y], **attrs, input_size=size)[0])
+
+
+def global_avg_pool2d(x: Tensor) -> Tensor:
+    """Take the mean of each channel of each image.
+
+    Args:
+        x: Feature maps (N, H, W, C).
+
+    Returns:
+        The means (N, C); NaN for maps without pixels.
+
+    Raises:
+        ShapeError: not four dimensions.
+        TypeError: the array is not float32.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F
+        >>> F.global_avg_pool2d(np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)).tolist()
+        [[3.0, 4.0]]
+    """
+    op = "global_avg_pool2d"
+    return cast("Tensor", apply("mean", [_args.check_array(x, op, "x", 4)], axes=[1, 2], keepdims=False)[0])

@@ -1,60 +1,113 @@
 //! Convolutions, products of matrices and the geometry of pooling.
 
-use super::Lowering;
+use super::{FLOAT, Lowering};
 use crate::error::{Error, Result};
 use crate::graph::{Node, UnaryKind, ValueId};
+use crate::kernels::batch::Batch;
 use crate::kernels::conv::{self, Epilogue, Geometry};
 use crate::kernels::pool::PoolGeometry;
+use crate::kernels::reduce::Reduce;
+use crate::tensor::shape_text;
 use crate::window::Window2d;
 
 impl Lowering<'_> {
     pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, activation: Option<UnaryKind>) {
         let isa = self.options.isa;
+        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_forward(node, geometry, epilogue);
+        };
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
-        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
         if let Some(&bias) = node.inputs.get(2) {
             operands.push(self.buffer(bias));
         }
         operands.push(self.buffer(node.outputs[0]));
+        self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
     }
 
     pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry) {
         let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_data(node, geometry);
+        };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 
     pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry) {
-        let kernel = conv::BackwardWeights::new(self.options.isa, geometry);
-        let parts = kernel.parts();
-        self.push_parts(node, kernel, parts, &node.inputs, geometry.describe());
+        let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_weights(node, geometry);
+        };
+        let kernel = conv::BackwardWeights::new(isa, geometry);
+        let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
+    /// x (…, N, I), weight (…, I, O) → (…, N, O).
     pub(super) fn linear(&mut self, node: &Node, activation: Option<UnaryKind>) -> Result<()> {
-        let (x, y) = (self.shape(node.inputs[0]), self.shape(node.outputs[0]));
-        let &[rows, inputs] = x else { return Err(later("a product for each index of leading axes")) };
-        self.forward(node, matrix(rows, inputs, y[1])?, activation);
+        let product = Product::new(self.shape(node.inputs[0]), self.shape(node.outputs[0]))?;
+        let Some(count) = product.count else {
+            self.forward(node, product.each, activation);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let pack = conv::PackForward::new(isa, product.each);
+        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
+        let kernel = conv::Forward::new(isa, product.each, Epilogue { bias: false, activation });
+        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
         Ok(())
     }
 
+    /// grad_y (…, N, O), weight (…, I, O) → (…, N, I).
     pub(super) fn linear_backward_data(&mut self, node: &Node) -> Result<()> {
-        let (x, y) = (self.shape(node.outputs[0]), self.shape(node.inputs[0]));
-        let &[rows, inputs] = x else { return Err(later("a product for each index of leading axes")) };
-        self.backward_data(node, matrix(rows, inputs, y[1])?);
+        let product = Product::new(self.shape(node.outputs[0]), self.shape(node.inputs[0]))?;
+        let Some(count) = product.count else {
+            self.backward_data(node, product.each);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let pack = conv::PackBackwardData::new(isa, product.each);
+        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
+        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        let kernel = conv::BackwardData::new(isa, product.each);
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
         Ok(())
     }
 
+    /// x (…, N, I), grad_y (…, N, O) → (…, I, O).
     pub(super) fn linear_backward_weights(&mut self, node: &Node) -> Result<()> {
-        let (x, y) = (self.shape(node.inputs[0]), self.shape(node.inputs[1]));
-        let &[rows, inputs] = x else { return Err(later("a product for each index of leading axes")) };
-        self.backward_weights(node, matrix(rows, inputs, y[1])?);
+        let product = Product::new(self.shape(node.inputs[0]), self.shape(node.inputs[1]))?;
+        let Some(count) = product.count else {
+            self.backward_weights(node, product.each);
+            return Ok(());
+        };
+        let isa = self.options.isa;
+        let kernel = conv::BackwardWeights::new(isa, product.each);
+        let (parts, len, result) = (kernel.parts(), product.each.weights_len(), self.buffer(node.outputs[0]));
+        let mut operands = self.buffers(&node.inputs);
+        if parts == 1 {
+            operands.push(result);
+            self.push(node, Batch::new(kernel, count), operands, product.describe());
+            return Ok(());
+        }
+        let partials = self.temp(count * parts * len * FLOAT);
+        operands.push(partials);
+        self.push(node, Batch::new(kernel, count), operands, product.describe());
+        let joining = Batch::new(Reduce::sum_of_parts(isa, parts, len), count);
+        self.push(node, joining, vec![partials, result], product.describe());
         Ok(())
     }
 
@@ -69,11 +122,28 @@ impl Lowering<'_> {
     }
 }
 
-/// A matrix product as a convolution of one-pixel images.
-fn matrix(rows: usize, inputs: usize, outputs: usize) -> Result<Geometry> {
-    Geometry::new(rows, [1, 1], inputs, outputs, 1, Window2d::UNIT)
+/// A matrix product as a convolution of one-pixel images, for each index of the leading axes.
+struct Product {
+    each: Geometry,
+    /// `None` without leading axes.
+    count: Option<usize>,
 }
 
-fn later(what: &str) -> Error {
-    Error::Unsupported(format!("{what} is not there yet"))
+impl Product {
+    /// From the shapes (…, N, I) and (…, N, O).
+    fn new(x: &[usize], y: &[usize]) -> Result<Self> {
+        let (&[.., rows, inputs], &[.., outputs]) = (x, y) else {
+            return Err(Error::Internal(format!("a product of {} to {}", shape_text(x), shape_text(y))));
+        };
+        let each = Geometry::new(rows, [1, 1], inputs, outputs, 1, Window2d::UNIT)?;
+        Ok(Self { each, count: (x.len() > 2).then(|| x[..x.len() - 2].iter().product()) })
+    }
+
+    fn format(&self, each: String) -> String {
+        self.count.map_or(each.clone(), |count| format!("{count} of {each}"))
+    }
+
+    fn describe(&self) -> String {
+        self.count.map_or(String::new(), |count| format!("b{count}")) + &self.each.describe()
+    }
 }

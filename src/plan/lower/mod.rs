@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 mod arithmetic;
+mod depthwise;
 mod layers;
 mod loss;
 mod movement;
@@ -24,7 +25,10 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     for node in pure.into_iter().chain(effects) {
-        lowering.node(node)?;
+        // A value of which only the shape is wanted is not computed.
+        if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            lowering.node(node)?;
+        }
     }
     Ok(lowering.finish(outputs))
 }
@@ -35,21 +39,26 @@ struct Draft {
     bytes: usize,
 }
 
-/// A step that may let one operand's memory become another's, if the first is not needed afterwards.
+/// A step that may let one operand's memory become another's, if the first is not needed afterwards: the first pair for
+/// which that is so.
 struct DraftStep {
     step: Step,
-    in_place: Option<(usize, usize)>,
+    in_place: Vec<(usize, usize)>,
 }
 
 struct Lowering<'a> {
     graph: &'a Graph,
     options: Options,
     written: Vec<usize>,
-    /// Whether anybody needs a value.
+    /// Whether anybody needs a value's numbers.
     read: Vec<bool>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
+    /// The value whose memory each value is: itself, or what it was reshaped from.
+    origin: Vec<ValueId>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -65,13 +74,15 @@ impl<'a> Lowering<'a> {
             })
             .collect();
         let mut read = vec![false; graph.value_count()];
-        for node in graph.nodes() {
-            for (index, id) in node.inputs.iter().enumerate() {
-                read[id.0] |= node.op.reads(index);
-            }
-        }
         for id in outputs {
             read[id.0] = true;
+        }
+        for node in graph.nodes().iter().rev() {
+            if node.op.has_effect() || node.outputs.iter().any(|id| read[id.0]) {
+                for (index, id) in node.inputs.iter().enumerate() {
+                    read[id.0] |= node.op.reads(index);
+                }
+            }
         }
         written.sort_unstable();
         written.dedup();
@@ -82,7 +93,9 @@ impl<'a> Lowering<'a> {
             read,
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
+            origin: (0..graph.value_count()).map(ValueId).collect(),
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -141,7 +154,7 @@ impl<'a> Lowering<'a> {
         kernel: impl Kernel + 'static,
         operands: Vec<usize>,
         shape: String,
-        in_place: Option<(usize, usize)>,
+        in_place: impl IntoIterator<Item = (usize, usize)>,
     ) {
         let step = Step {
             kernel: Box::new(kernel),
@@ -150,9 +163,9 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
-        self.steps.push(DraftStep { step, in_place });
+        self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
 
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
@@ -166,7 +179,7 @@ impl<'a> Lowering<'a> {
         format: String,
     ) -> usize {
         let bytes = floats * FLOAT;
-        match self.graph.value(weight).role {
+        match self.graph.value(self.origin[weight.0]).role {
             Role::Parameter { slot } if !self.written.contains(&slot) => {
                 let known = self.packs.iter().position(|pack| pack.slot == slot && pack.format == format);
                 let index = known.unwrap_or_else(|| {
@@ -238,21 +251,21 @@ impl<'a> Lowering<'a> {
             Op::Unary(kind) => self.unary(node, *kind),
             Op::UnaryBackward(kind) => self.unary_backward(node, *kind),
             Op::Binary(kind) => self.binary(node, *kind)?,
-            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes)?,
+            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
             Op::Expand { mean } => self.expand(node, *mean)?,
             Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
-            Op::Transpose { axes } => self.transpose(node, axes)?,
-            Op::Slice { spans } => self.slice(node, spans)?,
-            Op::SliceBackward { spans } => self.slice_backward(node, spans)?,
-            Op::Pad { pads, value } => self.pad(node, pads, value.get())?,
-            Op::Concat { axis } => self.concat(node, *axis)?,
-            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index)?,
+            Op::Transpose { axes } => self.transpose(node, axes),
+            Op::Slice { spans } => self.slice(node, spans),
+            Op::SliceBackward { spans } => self.slice_backward(node, spans),
+            Op::Pad { pads, value } => self.pad(node, pads, value.get()),
+            Op::Concat { axis } => self.concat(node, *axis),
+            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index),
             Op::AxisMap { axis, map } => self.axis_map(node, *axis, *map)?,
             Op::AxisMapBackward { axis, map, from } => self.axis_map_backward(node, *axis, *map, *from)?,
             Op::Flatten { order } => self.flatten(node, *order, input(0), false),
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
-            Op::Softmax { axis, log } => self.softmax(node, *axis, *log)?,
-            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log)?,
+            Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
+            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
             Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
             Op::BatchNormBackward => self.batch_norm_backward(node)?,
             Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
@@ -281,12 +294,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);
@@ -295,6 +307,6 @@ impl<'a> Lowering<'a> {
         let partials = self.temp(parts * len * FLOAT);
         operands.push(partials);
         self.push(node, kernel, operands, shape.clone());
-        self.push(node, reduce::ReduceParts::new(self.options.isa, parts, len), vec![partials, result], shape);
+        self.push(node, reduce::Reduce::sum_of_parts(self.options.isa, parts, len), vec![partials, result], shape);
     }
 }

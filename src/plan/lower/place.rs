@@ -28,7 +28,7 @@ impl Lowering<'_> {
                 refused: Vec::new(),
             };
             let at = self.steps.iter().position(|draft| draft.step.effect).unwrap_or(self.steps.len());
-            self.steps.insert(at, DraftStep { step, in_place: None });
+            self.steps.insert(at, DraftStep { step, in_place: Vec::new() });
         }
         self.reuse_in_place();
         let lives = self.lives();
@@ -44,11 +44,15 @@ impl Lowering<'_> {
         for (&buffer, offset) in arena.iter().zip(offsets) {
             self.drafts[buffer].place = Some(Place::Arena(offset));
         }
-        let buffers = self
+        let buffers: Vec<Buffer> = self
             .drafts
             .iter()
             .map(|draft| Buffer { place: draft.place.expect("every buffer was placed"), bytes: draft.bytes })
             .collect();
+        let made = |&(_, buffer): &(usize, usize)| matches!(buffers[buffer].place, Place::Arena(_) | Place::Output(_));
+        let first_touch = lives.iter().enumerate().filter_map(|(buffer, life)| Some(((*life)?.0, buffer)));
+        let mut births: Vec<(usize, usize)> = first_touch.filter(made).collect();
+        births.sort_unstable();
         let steps: Vec<Step> = self.steps.into_iter().map(|draft| draft.step).collect();
         let flops = steps.iter().map(|step| step.kernel.flops()).sum();
         Plan {
@@ -58,15 +62,17 @@ impl Lowering<'_> {
             inputs: Vec::new(),
             outputs: outputs
                 .iter()
-                .map(|&id| (self.graph.value(id).shape.clone(), self.graph.value(id).dtype))
+                .map(|&id| (self.graph.value(id).shape.as_slice().into(), self.graph.value(id).dtype))
                 .collect(),
             written: self.written,
             first_effect: steps.iter().position(|step| step.effect).unwrap_or(steps.len()),
+            births,
             arena_bytes,
             scratch_bytes: steps.iter().map(|step| step.kernel.scratch()).max().unwrap_or(0),
             flops,
             work: flops.max(self.drafts.iter().map(|draft| draft.bytes as u64).sum()),
             options: self.options,
+            passes: Vec::new(),
             steps,
         }
     }
@@ -87,25 +93,34 @@ impl Lowering<'_> {
     fn reuse_in_place(&mut self) {
         let mut lives = self.lives();
         for index in 0..self.steps.len() {
-            let Some((from, to)) = self.steps[index].in_place else { continue };
-            let operands = &self.steps[index].step.operands;
-            let (from, to) = (operands[from], operands[to]);
-            let dies_here = self.drafts[from].place.is_none() && lives[from].is_some_and(|(_, last)| last == index);
-            let starts_here = matches!(self.drafts[to].place, None | Some(Place::Output(_)))
-                && lives[to].is_some_and(|(first, _)| first == index);
-            if !dies_here || !starts_here || from == to || self.drafts[from].bytes != self.drafts[to].bytes {
-                continue;
-            }
-            for draft in &mut self.steps[..=index] {
-                for operand in &mut draft.step.operands {
-                    if *operand == from {
-                        *operand = to;
-                    }
+            for (from, to) in std::mem::take(&mut self.steps[index].in_place) {
+                if self.share(index, from, to, &mut lives) {
+                    break;
                 }
             }
-            let (first, last) = (lives[from].map_or(index, |life| life.0), lives[to].map_or(index, |life| life.1));
-            lives[to] = Some((first, last));
-            lives[from] = None;
         }
+    }
+
+    /// Lets the memory of operand `from` of a step become that of operand `to`, if it may.
+    fn share(&mut self, index: usize, from: usize, to: usize, lives: &mut [Option<(usize, usize)>]) -> bool {
+        let operands = &self.steps[index].step.operands;
+        let (from, to) = (operands[from], operands[to]);
+        let dies_here = self.drafts[from].place.is_none() && lives[from].is_some_and(|(_, last)| last == index);
+        let starts_here = matches!(self.drafts[to].place, None | Some(Place::Output(_)))
+            && lives[to].is_some_and(|(first, _)| first == index);
+        if !dies_here || !starts_here || from == to || self.drafts[from].bytes != self.drafts[to].bytes {
+            return false;
+        }
+        for draft in &mut self.steps[..=index] {
+            for operand in &mut draft.step.operands {
+                if *operand == from {
+                    *operand = to;
+                }
+            }
+        }
+        let (first, last) = (lives[from].map_or(index, |life| life.0), lives[to].map_or(index, |life| life.1));
+        lives[to] = Some((first, last));
+        lives[from] = None;
+        true
     }
 }

@@ -1,9 +1,7 @@
 use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
 use cnnrs::kernels::elementwise::{Add, Normalize, Scale, Unary, UnaryBackward};
-use cnnrs::kernels::layout::FlattenChw;
 use cnnrs::simd::Isa;
-use proptest::prelude::*;
 
 use crate::{Operand, assert_close, run, run_mapped, values};
 
@@ -138,25 +136,4 @@ fn tasks_depend_on_size_alone() {
     let tasks = |len| Add::new(Isa::Portable, len).tasks();
     assert_eq!([0, 1, 4096, 4097, 8192, 65_536, 262_144, 1 << 20].map(tasks), [0, 1, 1, 2, 2, 16, 16, 64]);
     assert_eq!(Add::new(Isa::detect(), 50_000).tasks(), tasks(50_000));
-}
-
-proptest! {
-    #[test]
-    fn flattening_goes_and_comes_back(n in 0usize..4, h in 0usize..20, w in 0usize..20, c in 0usize..40) {
-        let len = n * h * w * c;
-        let src = values(5, len);
-        let flat = run(&FlattenChw::new(n, h, w, c, false), &[Operand::of(&src), Operand::poison::<f32>(len)]);
-        let dst: Vec<f32> = flat[1].get();
-        for image in 0..n {
-            for y in 0..h {
-                for x in 0..w {
-                    for k in 0..c {
-                        prop_assert_eq!(dst[((image * c + k) * h + y) * w + x], src[((image * h + y) * w + x) * c + k]);
-                    }
-                }
-            }
-        }
-        let back = run(&FlattenChw::new(n, h, w, c, true), &[Operand::of(&dst), Operand::poison::<f32>(len)]);
-        prop_assert_eq!(back[1].get::<f32>(), wide(&src).into_iter().map(|x| x as f32).collect::<Vec<_>>());
-    }
 }

@@ -1,0 +1,174 @@
+//! The two loops of a reduction: over rows whose columns lie side by side, and along lines.
+
+use super::fold::{self, Fold};
+use crate::function::ReduceKind;
+use crate::simd::{Isa, Simd, dispatch::multiversion};
+
+/// Lines shorter than this are taken several at once, one per lane.
+const SHORT: usize = 16;
+
+/// Rows of `width` values, `stride` apart, to one row.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    pub src: *const f32,
+    pub rows: usize,
+    pub stride: usize,
+    pub dst: *mut f32,
+    pub width: usize,
+    pub divisor: Option<f32>,
+}
+
+impl Columns {
+    /// Floats of scratch.
+    pub fn scratch(isa: Isa, width: usize, rows: usize) -> usize {
+        width * group(isa.lanes(), width, rows)
+    }
+}
+
+/// Rows that are taken as one, so that they fill the four vectors that are reduced side by side.
+fn group(lanes: usize, width: usize, rows: usize) -> usize {
+    let side = 4 * lanes;
+    if width == 0 || width >= 2 * side {
+        return 1;
+    }
+    let group = side / gcd(side, width);
+    if rows < 2 * group { 1 } else { group }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// # Safety
+/// The rows at `src`, `width` elements at `dst`, [`Columns::scratch`] at `scratch`.
+#[inline(always)]
+unsafe fn columns_body<S: Simd, F: Fold>(call: Columns, scratch: *mut f32) {
+    let Columns { src, rows, stride, dst, width, divisor } = call;
+    // Only rows without gaps are neighbours.
+    let group = if stride == width { group(S::LANES, width, rows) } else { 1 };
+    // SAFETY: the rows of a last, incomplete group are taken singly.
+    unsafe {
+        fold::open::<F>(dst, width);
+        let whole = rows / group;
+        if group > 1 {
+            let wide = group * width;
+            fold::open::<F>(scratch, wide);
+            fold::take_rows::<S, F>(src, whole, wide, scratch, wide);
+            fold::take_rows::<S, F::Totals>(scratch, group, width, dst, width);
+        } else {
+            fold::take_rows::<S, F>(src, whole, stride, dst, width);
+        }
+        let done = whole * group;
+        fold::take_rows::<S, F>(src.wrapping_add(done * stride), rows - done, stride, dst, width);
+        if let Some(divisor) = divisor {
+            for i in (0..width).step_by(S::LANES) {
+                let lanes = S::LANES.min(width - i);
+                let quotient = S::div(S::load_partial(dst.add(i), lanes), S::splat(divisor));
+                S::store_partial(dst.add(i), quotient, lanes);
+            }
+        }
+    }
+}
+
+/// Lines of `len` values, `pitch` apart, to one value each.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    pub src: *const f32,
+    pub pitch: usize,
+    pub len: usize,
+    pub dst: *mut f32,
+    pub lines: usize,
+    pub divisor: Option<f32>,
+}
+
+impl Lines {
+    /// Floats of scratch.
+    pub fn scratch(isa: Isa) -> usize {
+        4 * isa.lanes()
+    }
+}
+
+/// # Safety
+/// The lines at `src`, `lines` elements at `dst`, [`Lines::scratch`] at `scratch`.
+#[inline(always)]
+unsafe fn lines_body<S: Simd, F: Fold>(call: Lines, scratch: *mut f32) {
+    let Lines { src, pitch, len, dst, lines, divisor } = call;
+    let divided = |total: f32| divisor.map_or(total, |divisor| total / divisor);
+    // SAFETY: every access lies within a line or the scratch.
+    unsafe {
+        if len < SHORT {
+            for first in (0..lines).step_by(S::LANES) {
+                let count = S::LANES.min(lines - first);
+                let mut total = S::splat(F::NOTHING);
+                for k in 0..len {
+                    let mut lanes = [0.0f32; 16];
+                    for (lane, value) in lanes.iter_mut().enumerate().take(count) {
+                        *value = src.add((first + lane) * pitch + k).read_unaligned();
+                    }
+                    let x = S::load(lanes.as_ptr());
+                    total = F::take::<S>(total, x);
+                }
+                let total = divisor.map_or(total, |divisor| S::div(total, S::splat(divisor)));
+                S::store_partial(dst.add(first), total, count);
+            }
+            return;
+        }
+        let wide = if len < 4 * S::LANES { S::LANES } else { 4 * S::LANES };
+        for line in 0..lines {
+            let src = src.add(line * pitch);
+            let whole = len / wide;
+            fold::open::<F>(scratch, wide);
+            fold::take_rows::<S, F>(src, whole, wide, scratch, wide);
+            fold::take_rows::<S, F>(src.add(whole * wide), 1, 0, scratch, len - whole * wide);
+            dst.add(line).write_unaligned(divided(fold::halve::<S, F>(scratch, wide)));
+        }
+    }
+}
+
+macro_rules! reductions {
+    ($($module:ident, $fold:ident;)*) => {$(
+        mod $module {
+            use super::{Columns, Lines, columns_body, fold::$fold, lines_body, multiversion};
+
+            multiversion! { pub fn columns(call: Columns, scratch: *mut f32) = columns_body, [$fold]; }
+            multiversion! { pub fn lines(call: Lines, scratch: *mut f32) = lines_body, [$fold]; }
+        }
+    )*};
+}
+
+reductions! {
+    sum, Sum;
+    sum_squares, SumSquares;
+    max, Max;
+    min, Min;
+}
+
+/// Reduces rows.
+///
+/// # Safety
+/// As for [`columns_body`]; the CPU has `isa`.
+pub unsafe fn columns(isa: Isa, kind: ReduceKind, call: Columns, scratch: *mut f32) {
+    let function = match kind {
+        ReduceKind::Sum | ReduceKind::Mean => sum::columns,
+        ReduceKind::SumSquares => sum_squares::columns,
+        ReduceKind::Max => max::columns,
+        ReduceKind::Min => min::columns,
+    };
+    // SAFETY: the caller's word.
+    unsafe { function(isa, call, scratch) };
+}
+
+/// Reduces lines.
+///
+/// # Safety
+/// As for [`lines_body`]; the CPU has `isa`.
+pub unsafe fn lines(isa: Isa, kind: ReduceKind, call: Lines, scratch: *mut f32) {
+    let function = match kind {
+        ReduceKind::Sum | ReduceKind::Mean => sum::lines,
+        ReduceKind::SumSquares => sum_squares::lines,
+        ReduceKind::Max => max::lines,
+        ReduceKind::Min => min::lines,
+    };
+    // SAFETY: the caller's word.
+    unsafe { function(isa, call, scratch) };
+}

@@ -1,0 +1,157 @@
+//! Reductions whose order is fixed by shape.
+
+mod body;
+mod fold;
+
+use std::ops::Range;
+
+use self::body::{Columns, Lines};
+use super::Kernel;
+use super::elementwise::Chunks;
+use crate::function::ReduceKind;
+use crate::simd::Isa;
+use crate::tensor::Args;
+
+/// Tasks that keep every core busy.
+const TASKS: usize = 16;
+/// Elements below which a part is not worth a task of its own.
+const PART: usize = 16 << 10;
+/// Elements above which a part is cut further all the same, so that no part sums too long a row.
+const LONG_PART: usize = 1 << 20;
+/// Most parts.
+const MOST_PARTS: usize = 256;
+/// Inner elements that one task takes side by side where there are many.
+const BAND: usize = 512;
+
+/// Reduction of the middle axis of three, `outer` × `reduced` × `inner` → `outer` × `inner`; any set of axes is a
+/// sequence of such. Operands: `src`, `dst` ([`parts`](Self::parts) times the result; several parts are then reduced
+/// by the [`of_totals`] kind).
+///
+/// Sums are taken in blocks of 64 values, and the blocks' sums after, so that the error of long sums stays small.
+#[derive(Debug, Clone)]
+pub struct Reduce {
+    isa: Isa,
+    kind: ReduceKind,
+    outer: usize,
+    reduced: usize,
+    inner: usize,
+    parts: usize,
+    /// Bands of inner elements, each `band` wide but for the last.
+    bands: usize,
+    band: usize,
+    /// Bands of all outer elements, shared out over the tasks of a part.
+    units: Chunks,
+    /// What the totals are divided by in the end.
+    divisor: Option<f32>,
+}
+
+/// What reduces results of `kind`.
+pub fn of_totals(kind: ReduceKind) -> ReduceKind {
+    match kind {
+        ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares => ReduceKind::Sum,
+        ReduceKind::Max | ReduceKind::Min => kind,
+    }
+}
+
+impl Reduce {
+    /// Reduction of `reduced` elements each. Results, not those of parts, are divided by `divisor`, which turns a sum
+    /// into the mean.
+    pub fn new(isa: Isa, kind: ReduceKind, [outer, reduced, inner]: [usize; 3], divisor: Option<f32>) -> Self {
+        let band = if inner >= 2 * BAND { BAND } else { inner.max(1) };
+        let bands = inner.div_ceil(band);
+        let work = outer.saturating_mul(reduced).saturating_mul(band);
+        let enough = TASKS.div_ceil((outer * bands).max(1));
+        let parts = (work / PART).min(reduced / 256).clamp(1, enough.max(work / LONG_PART).clamp(1, MOST_PARTS));
+        let units = Chunks::new(outer * bands, (reduced / parts).saturating_mul(band));
+        Self { isa, kind, outer, reduced, inner, parts, bands, band, units, divisor }
+    }
+
+    /// Sum of `parts` tensors of `len` elements in the order 0, 1, 2, …
+    pub fn sum_of_parts(isa: Isa, parts: usize, len: usize) -> Self {
+        Self::new(isa, ReduceKind::Sum, [1, parts, len], None)
+    }
+
+    /// Number of partial results, 1 to 256: a function of the shape alone.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Elements of the result.
+    pub fn len(&self) -> usize {
+        self.outer * self.inner
+    }
+
+    /// True if the result has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements of part `part`.
+    fn part(&self, part: usize) -> Range<usize> {
+        self.reduced * part / self.parts..self.reduced * (part + 1) / self.parts
+    }
+
+    fn columns(&self) -> bool {
+        self.inner > 1 || self.reduced == 1
+    }
+}
+
+impl Kernel for Reduce {
+    fn name(&self) -> String {
+        format!("{}_{}", self.kind.name(), self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.parts * self.units.tasks()
+    }
+
+    fn scratch(&self) -> usize {
+        let floats =
+            if self.columns() { Columns::scratch(self.isa, self.band, self.reduced) } else { Lines::scratch(self.isa) };
+        floats * size_of::<f32>()
+    }
+
+    fn flops(&self) -> u64 {
+        (self.outer as u64).saturating_mul(self.reduced as u64).saturating_mul(self.inner as u64)
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let (part, chunk) = (task / self.units.tasks(), task % self.units.tasks());
+        let rows = self.part(part);
+        let divisor = self.divisor.filter(|_| self.parts == 1);
+        let (src, dst) = (args.src::<f32>(0), args.dst::<f32>(1));
+        let start = part * self.len();
+        let units = self.units.range(chunk);
+        if !self.columns() {
+            let count = (units.len() - 1) * self.reduced + rows.len();
+            let call = Lines {
+                src: src.at(units.start * self.reduced + rows.start, count),
+                pitch: self.reduced,
+                len: rows.len(),
+                dst: dst.at(start + units.start, units.len()),
+                lines: units.len(),
+                divisor,
+            };
+            // SAFETY: the operands hold these lines; their results belong to this task; scratch is as long as stated.
+            unsafe { body::lines(self.isa, self.kind, call, scratch.cast()) };
+            return;
+        }
+        for unit in units {
+            let (outer, column) = (unit / self.bands, unit % self.bands * self.band);
+            let width = self.band.min(self.inner - column);
+            let first = (outer * self.reduced + rows.start) * self.inner + column;
+            let count = if rows.is_empty() { 0 } else { (rows.len() - 1) * self.inner + width };
+            let call = Columns {
+                src: src.at(first, count),
+                rows: rows.len(),
+                stride: self.inner,
+                dst: dst.at(start + outer * self.inner + column, width),
+                width,
+                divisor,
+            };
+            // SAFETY: the operands hold these rows; the band of results belongs to this task; scratch is as long as
+            // stated.
+            unsafe { body::columns(self.isa, self.kind, call, scratch.cast()) };
+        }
+    }
+}
