@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
 from cnnrs.functional._dispatch import Array, PaddingLike, Size, Tensor, apply, window
-from cnnrs.functional.elementwise import add
+from cnnrs.functional.arithmetic import add
 from cnnrs.functional.movement import pad, reshape
 from cnnrs.graph import Value
 
