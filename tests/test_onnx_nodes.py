@@ -50,6 +50,7 @@ def test_every_flat_float_case_passes() -> None:
         "cropping while resizing",
         "cubic or antialiased resizing",
         "a scale that the sizes do not have",
+        "another position for a single element",
         "draws of another generator",
         "nearest neighbours by another rounding than the floor of i·from/to",
         "padding by wrapping around",

@@ -139,16 +139,17 @@ def resize(a: Attributes, inputs: Arrays) -> Arrays:
         raise Unsupported(message)
     exact = all(abs(size - x.shape[axis] * ratios[axis]) < 1e-4 for axis, size in wanted.items())
     if mode == "linear":
-        if where != "align_corners" and not exact:
+        if not exact:
             message = "a scale that the sizes do not have"
+            raise Unsupported(message)
+        if where == "pytorch_half_pixel" and 1 in new[2:]:
+            message = "another position for a single element"
             raise Unsupported(message)
         y = F.upsample(last(x), size=tuple(new[2:]), mode="bilinear", align_corners=where == "align_corners")
         return [first(y)]
     whole = all(new[axis] % x.shape[axis] == 0 for axis in (2, 3))
-    if not whole and (where, rounding) != ("asymmetric", "floor"):
-        message = "nearest neighbours by another rounding than the floor of i·from/to"
-        raise Unsupported(message)
-    if whole and where != "asymmetric" and not (where.endswith("half_pixel") and rounding.startswith("round")):
+    half = whole and where.endswith("half_pixel") and rounding.startswith("round")
+    if not half and (where, rounding) != ("asymmetric", "floor"):
         message = "nearest neighbours by another rounding than the floor of i·from/to"
         raise Unsupported(message)
     return [first(F.upsample(last(x), size=tuple(new[2:]), mode="nearest"))]

@@ -85,6 +85,8 @@ def conv_transpose(a: Attributes, inputs: Arrays) -> Arrays:
         for axis, wanted in enumerate(shape[-2:]):
             extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
             total = stride[axis] * (x.shape[2 + axis] - 1) + extra[axis] + extent - wanted
+            extra = tuple(size + max(-total, 0) if at == axis else size for at, size in enumerate(extra))
+            total = max(total, 0)
             small, large = total // 2, total - total // 2
             both.append((small, large) if mode == "SAME_UPPER" else (large, small))
         padding = tuple(both)
@@ -135,7 +137,9 @@ def average_pool(a: Attributes, inputs: Arrays) -> Arrays:
     ceil_mode, counted = bool(a.get("ceil_mode", 0)), bool(a.get("count_include_pad", 0))
     maps = last(x)
     if dilation != (1, 1):
-        if ceil_mode or padding != ((0, 0), (0, 0)):
+        free = [size - step * (taps - 1) - 1 for size, step, taps in zip(x.shape[2:], dilation, kernel, strict=True)]
+        uneven = any(room % step for room, step in zip(free, stride, strict=True))
+        if padding != ((0, 0), (0, 0)) or (ceil_mode and uneven):
             message = "dilated average pooling with padding or ceil_mode"
             raise Unsupported(message)
         channels = maps.shape[-1]
