@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnx_nodes import arithmetic, movement, norms, windows
-from onnx_nodes.windows import Unsupported
+from onnx_nodes.windows import UnsupportedCaseError
 
 TABLE = {**windows.TABLE, **norms.TABLE, **arithmetic.TABLE, **movement.TABLE}
 LIST = Path(__file__).parent.parent / "data" / "onnx_nodes.txt"
@@ -44,7 +44,7 @@ class Case:
         """Compute the results and compare them.
 
         Raises:
-            Unsupported: cnnrs does not have it.
+            UnsupportedCaseError: cnnrs does not have it.
             AssertionError: other results.
         """
         results = TABLE[self.op](self.attributes, self.inputs)
@@ -60,7 +60,7 @@ class Case:
             return reason
         try:
             self.run()
-        except Unsupported as missing:
+        except UnsupportedCaseError as missing:
             return str(missing)
         return ""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 import numpy as np
 
 from cnnrs import functional as F
-from onnx_nodes.windows import Arrays, Attributes, Unsupported, first, last
+from onnx_nodes.windows import Arrays, Attributes, UnsupportedCaseError, first, last
 
 
 def reshape(a: Attributes, inputs: Arrays) -> Arrays:
@@ -80,7 +80,7 @@ def split(a: Attributes, inputs: Arrays) -> Arrays:
     bounds = np.cumsum([0, *sizes])
     whole = [slice(None)] * x.ndim
     parts = []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         whole[axis] = slice(int(start), int(stop))
         parts.append(F.slice(x, tuple(whole)))
     return parts
@@ -94,7 +94,7 @@ def pad(a: Attributes, inputs: Arrays) -> Arrays:
     mode = a.get("mode", b"constant").decode()
     if mode == "wrap":
         message = "padding by wrapping around"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     around = [(0, 0)] * x.ndim
     for place, axis in enumerate(axes):
         around[axis] = (amounts[place], amounts[place + len(amounts) // 2])
@@ -102,7 +102,7 @@ def pad(a: Attributes, inputs: Arrays) -> Arrays:
     grown = tuple((max(before, 0), max(after, 0)) for before, after in around)
     if len(grown) == 2 and x.ndim == 4:
         message = "ambiguous padding"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     return [F.pad(F.slice(x, key), grown, mode=mode, value=value)]
 
 
@@ -116,10 +116,10 @@ def resize(a: Attributes, inputs: Arrays) -> Arrays:
     policy = a.get("keep_aspect_ratio_policy", b"stretch").decode()
     if mode == "cubic" or a.get("antialias", 0):
         message = "cubic or antialiased resizing"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     if where == "tf_crop_and_resize":
         message = "cropping while resizing"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     axes = [int(axis) % x.ndim for axis in a.get("axes", range(x.ndim))]
     new = list(x.shape)
     if sizes is not None and len(sizes):
@@ -136,22 +136,22 @@ def resize(a: Attributes, inputs: Arrays) -> Arrays:
         new[axis] = size
     if new[:2] != list(x.shape[:2]):
         message = "resizing of other axes than H and W"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     exact = all(abs(size - x.shape[axis] * ratios[axis]) < 1e-4 for axis, size in wanted.items())
     if mode == "linear":
         if not exact:
             message = "a scale that the sizes do not have"
-            raise Unsupported(message)
+            raise UnsupportedCaseError(message)
         if where == "pytorch_half_pixel" and 1 in new[2:]:
             message = "another position for a single element"
-            raise Unsupported(message)
+            raise UnsupportedCaseError(message)
         y = F.upsample(last(x), size=tuple(new[2:]), mode="bilinear", align_corners=where == "align_corners")
         return [first(y)]
     whole = all(new[axis] % x.shape[axis] == 0 for axis in (2, 3))
     half = whole and where.endswith("half_pixel") and rounding.startswith("round")
     if not half and (where, rounding) != ("asymmetric", "floor"):
         message = "nearest neighbours by another rounding than the floor of i·from/to"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     return [first(F.upsample(last(x), size=tuple(new[2:]), mode="nearest"))]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cnnrs import functional as F
-from onnx_nodes.windows import Arrays, Attributes, Unsupported, first, last
+from onnx_nodes.windows import Arrays, Attributes, UnsupportedCaseError, first, last
 
 
 def batch_norm(a: Attributes, inputs: Arrays) -> Arrays:
@@ -76,7 +76,7 @@ def dropout(a: Attributes, inputs: Arrays) -> Arrays:
     training = len(inputs) > 2 and bool(inputs[2])
     if training and ratio > 0:
         message = "draws of another generator"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     return [F.dropout(x, p=ratio, training=training), np.ones(x.shape, bool)]
 
 

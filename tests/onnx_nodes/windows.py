@@ -12,7 +12,7 @@ Arrays = list[Any]
 Attributes = dict[str, Any]
 
 
-class Unsupported(Exception):
+class UnsupportedCaseError(Exception):
     """The case needs something that cnnrs does not have; the text says what."""
 
 
@@ -30,7 +30,7 @@ def planar(x: Any) -> Any:
     """A signal (N, C, L) as an image (N, C, 1, L); an image as it is."""
     if x.ndim > 4:
         message = f"{x.ndim - 2} spatial dimensions"
-        raise Unsupported(message)
+        raise UnsupportedCaseError(message)
     return x[:, :, None] if x.ndim == 3 else x
 
 
@@ -116,7 +116,7 @@ def max_pool(a: Attributes, inputs: Arrays) -> Arrays:
     if _too_wide(padding, kernel):
         if ceil_mode:
             message = "padding beyond half of the kernel with ceil_mode"
-            raise Unsupported(message)
+            raise UnsupportedCaseError(message)
         maps, padding = F.pad(maps, padding, value=-np.inf), 0
         return [first(F.max_pool2d(maps, kernel, stride, padding, dilation))]
     y, index = F.max_pool2d(maps, kernel, stride, padding, dilation, ceil_mode, return_indices=True)
@@ -141,14 +141,14 @@ def average_pool(a: Attributes, inputs: Arrays) -> Arrays:
         uneven = any(room % step for room, step in zip(free, stride, strict=True))
         if padding != ((0, 0), (0, 0)) or (ceil_mode and uneven):
             message = "dilated average pooling with padding or ceil_mode"
-            raise Unsupported(message)
+            raise UnsupportedCaseError(message)
         channels = maps.shape[-1]
         weight = np.full((*kernel, 1, channels), 1.0 / (kernel[0] * kernel[1]), np.float32)
         y = F.conv2d(maps, weight, stride=stride, dilation=dilation, groups=channels)
     elif _too_wide(padding, kernel):
         if ceil_mode:
             message = "padding beyond half of the kernel with ceil_mode"
-            raise Unsupported(message)
+            raise UnsupportedCaseError(message)
         y = F.avg_pool2d(F.pad(maps, padding), kernel, stride)
         if not counted:
             y = F.div(y, F.avg_pool2d(F.pad(np.ones_like(maps), padding), kernel, stride))
