@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from cnnrs.nn.module import Module
 
-
 _NAMES = {"conv2d_backward_data": "conv_transpose2d"}  # an op of the graph that a forward pass has under another name
 
 
