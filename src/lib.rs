@@ -16,6 +16,7 @@ pub mod error;
 pub mod exec;
 pub mod function;
 pub mod graph;
+pub mod guards;
 pub mod kernels;
 pub mod parallel;
 pub mod passes;
@@ -25,6 +26,7 @@ pub mod program;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;
+pub mod reference;
 pub mod simd;
 pub mod storage;
 pub mod tensor;

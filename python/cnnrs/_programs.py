@@ -50,9 +50,9 @@ class Call:
         self._program = _core.Program(trace.graph, outputs, name)
         self._trace = trace
 
-    def __call__(self, *arrays: NDArray[Any]) -> list[Any]:
-        """Run on arrays in the order of the inputs."""
-        return self._program.run(self._trace.feed(arrays))
+    def __call__(self, *arrays: NDArray[Any], key: NDArray[np.int64] | None = None) -> list[Any]:
+        """Run on arrays in the order of the inputs; `key` is (seed, step) for the draws of dropout."""
+        return self._program.run(self._trace.feed(arrays, key))
 
 
 class Programs:
@@ -171,12 +171,14 @@ class Programs:
             gradients = self._trace_gradients(trace, loss)
             hyper = trace.input((len(self.trainable), 4), "float32", "hyper", batched=False).id
             self._trace_update(trace, hyper, gradients, nesterov)
+            trace.write_buffers()
         return Call(trace, [loss, correct], "step")
 
     def _build_gradients(self, x: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
             loss, _ = self._trace_loss(trace, x)
             gradients = self._trace_gradients(trace, loss)
+            trace.write_buffers()
         return Call(trace, [loss, *gradients], "gradients")
 
     def _build_apply(self, nesterov: bool) -> Call:

@@ -31,6 +31,11 @@ class Trainer:
     between steps, a frozen parameter keeps its momentum. `evaluate` and `predict` run in evaluation mode and
     change nothing.
 
+    In training mode batch normalization takes the statistics of the batch, and its running values and counters are
+    written by the same native call. Dropout draws from Philox4x32-10: the key is `seed`, the counter holds the
+    unit's number (its quarter), the number of updates made before, and a hash of the layer's path and of how many
+    draws were made there before in the same pass. So a run repeats to the bit, on any number of threads.
+
     Images are (N, ...) arrays: uint8 (scaled with the model's `input_mean` and `input_std`), float32 (taken as
     they are), float16 or float64 (converted once). Labels are (N,) arrays of any integer dtype. The loss is the
     mean of `-log softmax(logits)[label]` over the images of the batch.
@@ -41,7 +46,7 @@ class Trainer:
         model: The model. It may not gain or lose parameters afterwards.
         optimizer: Hyperparameters; later changes of its attributes hold from the next step on.
         loss: "cross_entropy".
-        seed: Seed of the shuffling, 0 to 2**64 - 1.
+        seed: Seed of the shuffling and of dropout, 0 to 2**64 - 1.
 
     Raises:
         TypeError: `model`, `optimizer` or `seed` is of another type.
@@ -187,6 +192,9 @@ class Trainer:
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Return the loss of one batch and its gradients, in training mode, without an update.
 
+        Running statistics of batch normalization follow the batch all the same. Dropout draws what the next `step`
+        would draw, so that `apply` of these gradients is that step.
+
         Args:
             x: Images (N, ...), N >= 1.
             y: Labels (N,).
@@ -205,7 +213,7 @@ class Trainer:
         require_images(len(images), "Trainer.gradients")
         self._refresh()
         self._programs.require_trainable()
-        loss, *arrays = self._programs.gradients(images)(images, labels)
+        loss, *arrays = self._programs.gradients(images)(images, labels, key=self._key())
         return loss, dict(zip(self._programs.trainable, arrays, strict=True))
 
     def apply(self, grads: Mapping[str, NDArray[np.float32]]) -> None:
@@ -292,9 +300,13 @@ class Trainer:
         written = self._programs.written()
         before = written.version
         try:
-            return program(*arrays)
+            return program(*arrays, key=self._key())
         finally:
             self.updates += written.version != before  # no call in this line: an interrupt cannot split it
+
+    def _key(self) -> NDArray[np.int64]:
+        """Return what the draws of dropout depend on in the next step: the seed and the number of updates."""
+        return np.array([self.seed, self.updates], np.uint64).view(np.int64)
 
     def _train_epoch(
         self, batches: Iterable[Any], run: _Run, progress: Progress, observers: list[Callback]

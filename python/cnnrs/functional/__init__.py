@@ -52,10 +52,12 @@ from cnnrs.functional.conv import (
 )
 from cnnrs.functional.conv import conv1d_padding as conv1d_padding
 from cnnrs.functional.conv import output_padding_pair as output_padding_pair
+from cnnrs.functional.dropout import drop_path, dropout, dropout2d
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
 from cnnrs.functional.loss import cross_entropy
 from cnnrs.functional.movement import concat, pad, reshape, slice, transpose
+from cnnrs.functional.norm import batch_norm, group_norm, layer_norm, local_response_norm
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
 from cnnrs.functional.reduction import max, mean, min, sum
 from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
@@ -70,6 +72,7 @@ __all__ = [
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
     "clip",
     "concat",
     "conv1d",
@@ -79,15 +82,21 @@ __all__ = [
     "conv_transpose2d",
     "cross_entropy",
     "div",
+    "drop_path",
+    "dropout",
+    "dropout2d",
     "elu",
     "exp",
     "flatten",
     "gelu",
     "global_avg_pool2d",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "matmul",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 mod arithmetic;
+mod depthwise;
 mod layers;
 mod loss;
 mod movement;
@@ -10,6 +11,7 @@ mod norm;
 mod place;
 mod update;
 
+use super::tables::afford;
 use super::{Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
@@ -26,6 +28,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     for node in pure.into_iter().chain(effects) {
         // A value of which only the shape is wanted is not computed.
         if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            afford(graph, node)?;
             lowering.node(node)?;
         }
     }
@@ -56,6 +59,8 @@ struct Lowering<'a> {
     /// The value whose memory each value is: itself, or what it was reshaped from.
     origin: Vec<ValueId>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -92,6 +97,7 @@ impl<'a> Lowering<'a> {
             of_value: vec![None; graph.value_count()],
             origin: (0..graph.value_count()).map(ValueId).collect(),
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -159,7 +165,7 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
         self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
@@ -262,24 +268,24 @@ impl<'a> Lowering<'a> {
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
             Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
             Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
-            Op::BatchNormBackward => self.batch_norm_backward(node)?,
-            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
-            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get())?,
-            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups)?,
+            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
+            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
+            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
             Op::LocalResponseNorm { size, alpha, beta, k } => {
-                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()])?;
+                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()]);
             }
             Op::LocalResponseNormBackward { size, alpha, beta } => {
-                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()])?;
+                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()]);
             }
-            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream)?,
+            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream),
             Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore)?,
             Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
             Op::Update(optimizer) => self.update(node, *optimizer)?,
-            Op::Assign => self.assign(node)?,
+            Op::Assign => self.assign(node),
             Op::Blend => self.blend(node)?,
-            Op::Increment => self.increment(node)?,
+            Op::Increment => self.increment(node),
         }
         Ok(())
     }
@@ -290,12 +296,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);

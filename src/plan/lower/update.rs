@@ -1,10 +1,13 @@
 //! Nodes that write stored tensors.
 
-use super::Lowering;
+use super::{FLOAT, Lowering};
 use crate::error::{Error, Result};
 use crate::graph::Node;
 use crate::graph::op::Optimizer;
+use crate::kernels::copy::Copy;
+use crate::kernels::counter::Increment;
 use crate::kernels::update;
+use crate::tensor::shape_text;
 
 impl Lowering<'_> {
     pub(super) fn update(&mut self, node: &Node, optimizer: Optimizer) -> Result<()> {
@@ -24,15 +27,20 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn assign(&mut self, _node: &Node) -> Result<()> {
-        Err(Error::Unsupported("assignment is not there yet".into()))
+    pub(super) fn assign(&mut self, node: &Node) {
+        let (tensor, value) = (self.buffer(node.inputs[0]), self.buffer(node.inputs[1]));
+        if tensor != value {
+            let kernel = Copy::new(self.len(node.inputs[0]) * FLOAT);
+            self.push(node, kernel, vec![value, tensor], shape_text(self.shape(node.inputs[0])));
+        }
     }
 
     pub(super) fn blend(&mut self, _node: &Node) -> Result<()> {
         Err(Error::Unsupported("blending is not there yet".into()))
     }
 
-    pub(super) fn increment(&mut self, _node: &Node) -> Result<()> {
-        Err(Error::Unsupported("counting is not there yet".into()))
+    pub(super) fn increment(&mut self, node: &Node) {
+        let operands = self.buffers(&node.inputs);
+        self.push(node, Increment, operands, shape_text(self.shape(node.inputs[0])));
     }
 }
