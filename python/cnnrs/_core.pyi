@@ -102,6 +102,14 @@ class Graph:
         """
     def info(self, value: int) -> tuple[tuple[int, ...], str]:
         """Return the shape and the dtype name of a value."""
+    def batch_sizes(self, value: int) -> list[list[int] | None] | None:
+        """Return for each axis of a value that follows the batch size its sizes for two other batch sizes.
+
+        None if no axis does, or nothing is known because the graph is specific to its batch size.
+        """
+    @property
+    def batch_specific(self) -> bool:
+        """Whether the graph is good for the batch size it was traced with only."""
     def gradients(self, outputs: Sequence[int], seeds: Sequence[int | None], wrt: Sequence[int]) -> list[int | None]:
         """Append the backward graph and return the gradient of each value in `wrt`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnrs import _args, _core
+from cnnrs import _args, _core, functional
 from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
 from cnnrs.nn._cache import output_values
@@ -131,7 +131,7 @@ def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int |
         if not trainable or not isinstance(logits, Value) or logits.ndim != 2:
             return None
         labels = trace.input((batch,), "int64", "labels")
-        loss = trace.graph.add("cross_entropy", [logits.id, labels.id], {}, "")[0]
+        loss = functional.cross_entropy(logits, labels).id
         wrt = [trace.parameter(parameter, name).id for name, parameter in trainable]
         gradients = trace.graph.gradients([loss], [None], wrt)
     outputs = [loss, *(gradient for gradient in gradients if gradient is not None)]

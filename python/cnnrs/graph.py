@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
 
 import numpy as np
 
 from cnnrs import _core
+from cnnrs._batch_size import BatchSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -112,7 +113,8 @@ class Value:
     """A tensor that exists only as a symbol while a model is traced.
 
     It has a shape, a number of dimensions, a dtype and the operators `+ - * / @` with values, arrays, parameters
-    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out.
+    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out. Sizes that
+    follow the batch are `BatchSize`s: a forward may compute with them, and is then traced anew for every batch size.
     """
 
     __slots__ = ("_origin", "_trace", "dtype", "id", "shape")
@@ -120,10 +122,15 @@ class Value:
     def __init__(self, trace: Trace, value: int, origin: str) -> None:
         """Wrap the graph's value with that id; `origin` says which layer and op made it."""
         shape, dtype = trace.graph.info(value)
+        others = trace.graph.batch_sizes(value)
         self._trace = trace
         self._origin = origin
         self.id = value
-        self.shape: tuple[int, ...] = tuple(shape)
+        self.shape: tuple[int, ...] = shape
+        if others is not None:
+            pairs = zip(shape, others, strict=True)
+            sizes = [size if more is None else BatchSize(trace, size, tuple(more)) for size, more in pairs]
+            self.shape = cast("tuple[int, ...]", tuple(sizes))
         self.dtype: np.dtype[Any] = np.dtype(dtype)
 
     @property
@@ -277,6 +284,8 @@ class Trace:
         self._parameter_names: dict[int, str] = {}
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
         self._parameters: dict[int, str] = {}
+        self._watched: dict[int, list[Any]] = {}
+        self._batch_specific = False
         self._feed: list[npt.NDArray[Any] | None] = []
         self._key: tuple[int, Value] | None = None  # place in the feed, value
         self._uses: dict[str, int] = {}
@@ -293,6 +302,27 @@ class Trace:
     def __exit__(self, *exc: object) -> None:
         """Close the trace; its values cannot be computed with any more."""
         _stack.traces.remove(self)
+
+    def watch(self, module: Root) -> list[Any]:
+        """Return the list that will hold what each call of a part returns, in order of use."""
+        return self._watched.setdefault(id(module), [])
+
+    def returned(self, module: Root, result: Any) -> None:
+        """Take note of what a part returned, if it is watched."""
+        if id(module) in self._watched:
+            self._watched[id(module)].append(result)
+
+    def mark_batch_specific(self) -> None:
+        """Say that the trace is good for its own batch size only."""
+        self._batch_specific = True
+
+    @property
+    def batch_specific(self) -> bool:
+        """Whether a program of the trace may run for its own batch size only.
+
+        So it is if the traced code computed with the batch size, or if the graph does not fit other batch sizes.
+        """
+        return self._batch_specific or self.graph.batch_specific
 
     @property
     def path(self) -> str:

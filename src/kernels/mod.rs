@@ -14,6 +14,7 @@ pub mod batch;
 pub mod conv;
 pub mod copy;
 pub mod counter;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod norm;

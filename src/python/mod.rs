@@ -10,6 +10,7 @@ mod parameter;
 mod program;
 mod reference;
 mod settings;
+mod shadows;
 
 use pyo3::prelude::*;
 

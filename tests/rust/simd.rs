@@ -63,6 +63,7 @@ unsafe fn arithmetic_body<S: Simd>() {
                 check("sub", lanes_of::<S>(S::sub(va, vb)), &|i| a[i] - b[i]);
                 check("mul", lanes_of::<S>(S::mul(va, vb)), &|i| a[i] * b[i]);
                 check("div", lanes_of::<S>(S::div(va, vb)), &|i| a[i] / b[i]);
+                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("max", lanes_of::<S>(S::max(va, vb)), &|i| if a[i] > b[i] { a[i] } else { b[i] });
                 check("min", lanes_of::<S>(S::min(va, vb)), &|i| if a[i] < b[i] { a[i] } else { b[i] });
                 check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());

@@ -11,6 +11,8 @@ from cnnrs import _args, graph
 from cnnrs._core import WeightsError
 from cnnrs.graph import Value
 from cnnrs.nn._cache import Compiled, Key, ProgramCache, compile_module
+from cnnrs.nn._capture import Capture, wanted
+from cnnrs.nn._intermediate import Intermediate, intermediates
 from cnnrs.nn.parameter import Buffer, Parameter
 
 if TYPE_CHECKING:
@@ -93,13 +95,15 @@ class Module:
             message = f"{type(self).__name__}: takes one array, got {1 + len(others)}; join them in one forward"
             raise TypeError(message)
         x = _args.check_images(x, type(self).__name__)
-        return self._compiled(x).run(x)
+        return self._compiled(x).run((x,), self)
 
     def _record(self, x: Any, *others: Any) -> Any:
         trace = x.trace if isinstance(x, Value) else graph.current()
         with trace.scope(self):  # type: ignore[union-attr]  # __call__ saw one or the other
             values = [_args.check_array(item, type(self).__name__) for item in (x, *others)]
-            return self.forward(*(trace.operand(value) for value in values))  # type: ignore[union-attr]
+            result = self.forward(*(trace.operand(value) for value in values))  # type: ignore[union-attr]
+        trace.returned(self, result)  # type: ignore[union-attr]
+        return result
 
     def trace_logits(self, x: Value) -> Any:
         """Record the module on the input of a trace, with uint8 images scaled first.
@@ -117,11 +121,13 @@ class Module:
 
     def _compiled(self, x: npt.NDArray[Any], head: str = "") -> Compiled:
         """Return the program for batches like x, from the cache if the structure is still the same."""
-        key = Key(x.shape[1:], "uint8" if x.dtype.char == "B" else "float32", head, graph.epoch())
-        compiled = self._programs.get(key)
+        argument = (x.shape[1:], "uint8" if x.dtype.char == "B" else "float32")
+        key = Key((argument,), graph.epoch(), head, wanted(self))
+        batch = x.shape[0]
+        compiled = self._programs.get(key, batch)
         if compiled is None:
-            compiled = compile_module(self, key, x.shape[0])
-            self._programs.put(key, compiled)
+            compiled = compile_module(self, key, batch)
+            self._programs.put(key, batch, compiled)
         return compiled
 
     def predict(self, images: npt.NDArray[Any], top: int = 5) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -143,12 +149,74 @@ class Module:
         name = type(self).__name__
         images = _args.check_images(images, name)
         top = _args.integer(top, "top", name, 1, _args.LIMIT)
-        probabilities = self._compiled(images, "softmax").run(images)
+        probabilities = self._compiled(images, "softmax").run((images,), self)
         if top > probabilities.shape[1]:
             message = f"{name}: top must be at most the number of classes, {probabilities.shape[1]}, got {top}"
             raise ValueError(message)
         labels = np.argsort(-probabilities, axis=1, kind="stable")[:, :top].astype(np.int64)
         return labels, np.take_along_axis(probabilities, labels, axis=1)
+
+    # Looking inside.
+
+    def capture(self, *names: str) -> Capture:
+        """Get the outputs of parts of the module from the calls made inside of a `with` block.
+
+        The outputs become additional results of the plan; nothing else changes. Calls of this module with an array
+        count, on this thread; each call fills the dictionary anew.
+
+        Args:
+            *names: Dotted names of parts ("layer3", "layer3.0.conv1"), or shell patterns of them ("layer3.*.conv1").
+
+        Returns:
+            A context manager that gives a dictionary: for each name the read-only array that the part returned, a
+            tuple of arrays if it returned several values, and a list in order of use if `forward` calls the part
+            more than once. A part that only a pattern names and that is not called is left out.
+
+        Raises:
+            ValueError: a name fits no part, or, in a call, a part that was named in full is not called.
+            TypeError: a name is not a str.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import models
+            >>> model = models.lenet5()
+            >>> with model.capture("features.2", "classifier.*") as activations:
+            ...     logits = model(np.zeros((2, 28, 28, 1), np.float32))
+            >>> activations["features.2"].shape
+            (2, 14, 14, 6)
+            >>> bool((activations["classifier.5"] == logits).all())
+            True
+        """
+        return Capture(self, names)
+
+    def trace(self, x: npt.NDArray[Any]) -> list[Intermediate]:
+        """Compute every intermediate value of a call, in evaluation mode, for debugging.
+
+        The values come from the reference executor: the graph is run as it was traced, without fusion and without
+        kernels, in double precision, and the results are rounded to float32. That is slow; use a small batch.
+
+        Args:
+            x: A batch, as in a call.
+
+        Returns:
+            One row (layer, op, array) per value in the order of the computation: the dotted name of the layer, the
+            name of the op, and a float32 array (int64 for positions). An op with several results has several rows.
+
+        Raises:
+            ShapeError: a layer does not fit its input; the text names the layer.
+            TypeError: a wrong dtype.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import models
+            >>> rows = models.lenet5().trace(np.zeros((1, 28, 28, 1), np.float32))
+            >>> for layer, op, array in rows[:3]:
+            ...     print(layer, op, array.shape)
+            features.0 conv2d (1, 28, 28, 6)
+            features.1 tanh (1, 28, 28, 6)
+            features.2 avg_pool2d (1, 14, 14, 6)
+        """
+        return intermediates(self, x)
 
     # Structure: parameters and submodules are the attributes of those types, in the order they were first set.
 

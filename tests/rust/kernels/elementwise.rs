@@ -1,7 +1,6 @@
 use cnnrs::function::{BinaryKind, Saved, Scalar, UnaryKind};
 use cnnrs::kernels::Kernel;
 use cnnrs::kernels::elementwise::{Binary, Expand, Normalize, Unary, UnaryBackward};
-use cnnrs::kernels::layout::FlattenChw;
 use cnnrs::simd::Isa;
 use proptest::prelude::*;
 
@@ -406,26 +405,5 @@ proptest! {
             let kernel = Expand::new(isa, &shape, &a, divisor).unwrap();
             assert_equal(&run(&kernel, &[Operand::of(&x), Operand::poison::<f32>(len)])[1].get::<f32>(), &want, "expand");
         }
-    }
-}
-
-proptest! {
-    #[test]
-    fn flattening_goes_and_comes_back(n in 0usize..4, h in 0usize..20, w in 0usize..20, c in 0usize..40) {
-        let len = n * h * w * c;
-        let src = values(5, len);
-        let flat = run(&FlattenChw::new(n, h, w, c, false), &[Operand::of(&src), Operand::poison::<f32>(len)]);
-        let dst: Vec<f32> = flat[1].get();
-        for image in 0..n {
-            for y in 0..h {
-                for x in 0..w {
-                    for k in 0..c {
-                        prop_assert_eq!(dst[((image * c + k) * h + y) * w + x], src[((image * h + y) * w + x) * c + k]);
-                    }
-                }
-            }
-        }
-        let back = run(&FlattenChw::new(n, h, w, c, true), &[Operand::of(&dst), Operand::poison::<f32>(len)]);
-        prop_assert_eq!(back[1].get::<f32>(), wide(&src).into_iter().map(|x| x as f32).collect::<Vec<_>>());
     }
 }
