@@ -176,9 +176,7 @@ CASES = [
         {"eps": 1e-5, "momentum": 0.1},
         fixed=(3, 4),
     ),
-    Case(
-        "batch_norm_infer", [normal(4, 2, 3), normal(3), normal(3, seed=1), *STATISTICS], {"eps": 1e-3}, fixed=(3, 4)
-    ),
+    Case("batch_norm_infer", [normal(4, 2, 3), normal(3), normal(3, seed=1), *STATISTICS], {"eps": 1e-3}, fixed=(3, 4)),
     *(
         Case("group_norm", [normal(2, 3, 2, 6), normal(6), normal(6, seed=1)], {"groups": groups, "eps": 1e-5}, note=g)
         for groups, g in ((1, "one group"), (3, "three groups"), (6, "a channel each"))
