@@ -1,20 +1,57 @@
 //! Memory that outlives a run: arenas for intermediate results and recycled buffers for outputs.
+//!
+//! What waits here and what one run takes stay, together, within the largest run so far (once for every caller that
+//! was inside a run at the same time) and [`SPARE`] bytes. So a process that meets many shapes keeps what its largest
+//! plan needs, not the sum of all.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
-use crate::tensor::{ALIGN, AlignedBuf, Slot};
+use crate::tensor::{AlignedBuf, GUARD, Slot, scratch_pitch};
 
-/// Working memory of one run, kept for the next.
+/// Working memory of one run, kept for the next, with the tables of addresses that a warm run must not allocate.
 #[derive(Debug, Default)]
 pub struct Arena {
     memory: Option<AlignedBuf>,
     scratch: Option<AlignedBuf>,
-    /// Reused tables of operand addresses.
+    /// Every buffer of the plan.
     pub(crate) buffers: Vec<Slot>,
-    /// As above, per step and operand.
+    /// Every operand of every step.
     pub(crate) operands: Vec<Slot>,
+    /// What is not the arena's.
+    pub(crate) externals: ExternalTables,
+}
+
+/// Addresses of the memory of one run that is not the arena's, by number as the plan counts it.
+#[derive(Debug, Default)]
+pub(crate) struct ExternalTables {
+    /// The caller's arrays.
+    pub inputs: Vec<Slot>,
+    /// The results.
+    pub outputs: Vec<Slot>,
+    /// Stored tensors.
+    pub parameters: Vec<Slot>,
+    /// Packed weights.
+    pub packed: Vec<Slot>,
+    /// Keeps the packed weights for the length of the run.
+    pub held: Vec<Arc<AlignedBuf>>,
+}
+
+/// Bytes that a run takes beside the caller's arrays and stored tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Intermediate results.
+    pub memory: usize,
+    /// Scratch of all threads.
+    pub scratch: usize,
+    /// All results, as they count in memory.
+    pub outputs: usize,
+}
+
+impl Needs {
+    fn total(self) -> usize {
+        AlignedBuf::footprint(self.memory) + AlignedBuf::footprint(self.scratch) + self.outputs
+    }
 }
 
 fn grow(buffer: &mut Option<AlignedBuf>, bytes: usize) -> Result<*mut u8> {
@@ -25,44 +62,121 @@ fn grow(buffer: &mut Option<AlignedBuf>, bytes: usize) -> Result<*mut u8> {
     Ok(buffer.as_ref().map_or(std::ptr::null_mut(), AlignedBuf::ptr))
 }
 
+fn held(buffer: Option<&AlignedBuf>) -> usize {
+    buffer.map_or(0, |buffer| AlignedBuf::footprint(buffer.bytes()))
+}
+
 impl Arena {
-    /// At least `bytes` bytes for intermediate results, contents undefined; NaN in debug builds.
+    /// At least `bytes` bytes for intermediate results, contents undefined.
     pub fn memory(&mut self, bytes: usize) -> Result<*mut u8> {
-        let start = grow(&mut self.memory, bytes)?;
-        if cfg!(debug_assertions) && bytes > 0 {
-            // SAFETY: `bytes` bytes of memory of our own; all ones is a NaN pattern.
-            unsafe { std::ptr::write_bytes(start, 0xff, bytes) };
-        }
-        Ok(start)
+        grow(&mut self.memory, bytes)
     }
 
     /// Scratch for `threads` threads: the start and the distance from one thread's part to the next.
     pub fn scratch(&mut self, bytes: usize, threads: usize) -> Result<(*mut u8, usize)> {
-        // Two lines apart, so that neighbours' prefetches do not meet.
-        let pitch = bytes.next_multiple_of(ALIGN) + 2 * ALIGN;
+        let pitch = scratch_pitch(bytes);
         Ok((grow(&mut self.scratch, pitch * threads)?, pitch))
     }
 
-    fn bytes(&self) -> usize {
-        [&self.memory, &self.scratch].into_iter().flatten().map(AlignedBuf::bytes).sum()
+    fn footprint(&self) -> usize {
+        held(self.memory.as_ref()) + held(self.scratch.as_ref())
+    }
+
+    /// What it will count once it serves a run.
+    fn footprint_for(&self, needs: Needs) -> usize {
+        held(self.memory.as_ref()).max(AlignedBuf::footprint(needs.memory))
+            + held(self.scratch.as_ref()).max(AlignedBuf::footprint(needs.scratch))
     }
 }
 
 /// Arenas and outputs that wait for their next use.
 struct Pool {
     arenas: Vec<Arena>,
-    outputs: HashMap<usize, Vec<AlignedBuf>>,
+    /// The longest waiting first.
+    outputs: Vec<AlignedBuf>,
     output_bytes: usize,
+    /// Of the largest run so far.
+    largest: usize,
+    /// Runs going on, and the most that ever were.
+    callers: [usize; 2],
 }
 
 /// Most arenas kept: beyond that many threads running at once, arenas are made and dropped.
 const MAX_ARENAS: usize = 8;
-/// Most bytes of outputs kept.
-const MAX_OUTPUT_BYTES: usize = 256 << 20;
-/// Most outputs kept of one size.
-const MAX_OUTPUTS_PER_SIZE: usize = 8;
-/// Smaller outputs cost less to allocate than to look up.
-const MIN_OUTPUT_BYTES: usize = 1 << 12;
+/// Most outputs kept.
+const MAX_OUTPUTS: usize = 256;
+/// Bytes that may wait beyond what the largest run takes.
+pub const SPARE: usize = 32 << 20;
+
+impl Pool {
+    fn new() -> Self {
+        Self {
+            arenas: Vec::with_capacity(MAX_ARENAS),
+            outputs: Vec::with_capacity(MAX_OUTPUTS),
+            output_bytes: 0,
+            largest: 0,
+            callers: [0, 0],
+        }
+    }
+
+    fn limit(&self) -> usize {
+        self.largest.saturating_mul(self.callers[1].clamp(1, MAX_ARENAS)).saturating_add(SPARE)
+    }
+
+    fn arena_bytes(&self) -> usize {
+        self.arenas.iter().map(Arena::footprint).sum()
+    }
+
+    /// Frees outputs, the longest waiting first, until `taken` bytes and all that waits are within the limit.
+    fn make_room(&mut self, taken: usize) {
+        let (limit, taken) = (self.limit(), taken.saturating_add(self.arena_bytes()));
+        while !self.outputs.is_empty() && taken.saturating_add(self.output_bytes) > limit {
+            let oldest = self.outputs.remove(0);
+            self.output_bytes -= AlignedBuf::footprint(oldest.bytes());
+        }
+    }
+
+    /// The largest waiting arena, with room made for what the run takes.
+    fn take_arena(&mut self, needs: Needs) -> Arena {
+        self.callers[0] += 1;
+        self.callers[1] = self.callers[1].max(self.callers[0]);
+        self.largest = self.largest.max(needs.total());
+        let largest = (0..self.arenas.len()).max_by_key(|&index| self.arenas[index].footprint());
+        let mut arena = largest.map(|index| self.arenas.swap_remove(index)).unwrap_or_default();
+        self.make_room(arena.footprint_for(needs).saturating_add(needs.outputs));
+        if arena.footprint_for(needs) + needs.outputs + self.arena_bytes() > self.limit() {
+            // It once served large intermediate results, and this run has large outputs.
+            (arena.memory, arena.scratch) = (None, None);
+        }
+        arena
+    }
+
+    fn give_arena(&mut self, arena: Arena) {
+        self.callers[0] = self.callers[0].saturating_sub(1);
+        if self.arenas.len() < MAX_ARENAS {
+            self.arenas.push(arena);
+        }
+    }
+
+    fn take_output(&mut self, bytes: usize) -> Option<AlignedBuf> {
+        let index = self.outputs.iter().rposition(|buffer| buffer.bytes() == bytes)?;
+        self.output_bytes -= AlignedBuf::footprint(bytes);
+        Some(self.outputs.remove(index))
+    }
+
+    fn give_output(&mut self, buffer: AlignedBuf) {
+        let bytes = AlignedBuf::footprint(buffer.bytes());
+        self.make_room(bytes);
+        if self.outputs.len() == MAX_OUTPUTS {
+            let oldest = self.outputs.remove(0);
+            self.output_bytes -= AlignedBuf::footprint(oldest.bytes());
+        }
+        if self.arena_bytes() + self.output_bytes + bytes <= self.limit() {
+            self.output_bytes += bytes;
+            self.outputs.push(buffer);
+        }
+    }
+}
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
@@ -73,60 +187,45 @@ fn with_pool<T>(body: impl FnOnce(&mut Pool) -> T) -> Option<T> {
     } else {
         POOL.lock().unwrap_or_else(PoisonError::into_inner)
     };
-    let pool = guard.get_or_insert_with(|| Pool { arenas: Vec::new(), outputs: HashMap::new(), output_bytes: 0 });
-    Some(body(pool))
+    Some(body(guard.get_or_insert_with(Pool::new)))
+}
+
+/// An arena that nobody else uses; it goes back to the pool when dropped.
+struct Lease(Arena);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let arena = std::mem::take(&mut self.0);
+        with_pool(|pool| pool.give_arena(arena));
+    }
 }
 
 /// Runs `body` on an arena that nobody else uses meanwhile; the largest waiting one is taken.
-pub fn with_arena<T>(body: impl FnOnce(&mut Arena) -> T) -> T {
-    let waiting = with_pool(|pool| {
-        let largest = (0..pool.arenas.len()).max_by_key(|&index| pool.arenas[index].bytes());
-        largest.map(|index| pool.arenas.swap_remove(index))
-    });
-    let mut arena = waiting.flatten().unwrap_or_default();
-    let result = body(&mut arena);
-    with_pool(|pool| {
-        if pool.arenas.len() < MAX_ARENAS {
-            pool.arenas.push(arena);
-        }
-    });
-    result
+pub fn with_arena<T>(needs: Needs, body: impl FnOnce(&mut Arena) -> T) -> T {
+    let mut lease = Lease(with_pool(|pool| pool.take_arena(needs)).unwrap_or_default());
+    body(&mut lease.0)
 }
 
-/// Memory for an output of so many bytes, contents undefined.
+/// Memory for an output of so many bytes, contents undefined, with a guard behind it in debug builds.
 pub fn take_output(bytes: usize) -> Result<AlignedBuf> {
-    if bytes >= MIN_OUTPUT_BYTES {
-        let found = with_pool(|pool| {
-            let buffer = pool.outputs.get_mut(&bytes).and_then(Vec::pop)?;
-            pool.output_bytes -= bytes;
-            Some(buffer)
-        });
-        if let Some(Some(buffer)) = found {
-            return Ok(buffer);
-        }
+    let bytes = bytes + GUARD;
+    match with_pool(|pool| pool.take_output(bytes)) {
+        Some(Some(buffer)) => Ok(buffer),
+        _ => AlignedBuf::new(bytes),
     }
-    AlignedBuf::new(bytes)
 }
 
 /// Gives an output's memory back once its last reader is gone.
 pub fn give_output(buffer: AlignedBuf) {
-    let bytes = buffer.bytes();
-    if bytes < MIN_OUTPUT_BYTES {
-        return;
+    if buffer.bytes() > 0 {
+        with_pool(|pool| pool.give_output(buffer));
     }
-    let mut buffer = Some(buffer);
-    with_pool(|pool| {
-        let waiting = pool.outputs.entry(bytes).or_default();
-        if waiting.len() < MAX_OUTPUTS_PER_SIZE && pool.output_bytes + bytes <= MAX_OUTPUT_BYTES {
-            waiting.extend(buffer.take());
-            pool.output_bytes += bytes;
-        }
-    });
 }
 
-/// Frees everything that waits.
+/// Frees everything that waits and forgets how large runs were.
 pub fn clear() {
     drop(with_pool(|pool| {
-        (std::mem::take(&mut pool.arenas), std::mem::take(&mut pool.outputs), std::mem::take(&mut pool.output_bytes))
+        let callers = pool.callers[0]; // runs that go on meanwhile will give their arenas back
+        std::mem::replace(pool, Pool { callers: [callers, callers], ..Pool::new() })
     }));
 }

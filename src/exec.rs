@@ -2,7 +2,7 @@
 //!
 //! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
 //! looks for an interrupt now and then, until the first step that writes stored tensors; from there a run goes to its
-//! end.
+//! end. Debug builds open and check [`guards`](crate::guards) around every step.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
 use crate::error::{Error, Result};
+use crate::guards;
 use crate::kernels::Kernel;
 use crate::parallel::{Member, region};
 use crate::plan::{Place, Plan};
 use crate::simd::float_mode::FlushDenormals;
-use crate::tensor::{Args, Slot};
+use crate::tensor::{Args, GUARD, Slot};
 
 /// The memory of one run that is not the arena's, by number as the plan counts it.
 #[derive(Debug, Clone, Copy)]
@@ -32,44 +33,50 @@ pub struct Externals<'a> {
 /// How often the calling thread looks for an interrupt.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(20);
 
-/// Runs `plan`. `interrupted` is asked on the calling thread and may stop the run before the first write.
+/// Runs `plan` on a team of at most `threads`. `interrupted` is asked on the calling thread and may stop the run before
+/// the first write. A warm run allocates nothing but what starting the team costs.
 ///
 /// # Safety
 /// Every slot has the size its buffer has in the plan and stays valid during the call; outputs, and stored tensors
-/// that the plan writes, are accessed by nobody else; no slot overlaps an output.
+/// that the plan writes, are accessed by nobody else; no slot overlaps an output; behind outputs lie [`GUARD`] bytes.
 pub unsafe fn run(
     plan: &Plan,
     externals: Externals<'_>,
     arena: &mut Arena,
+    threads: usize,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<()> {
-    // Read once: the scratch below is for so many members and no more. Read always: a bad setting shows at once.
-    let configured = crate::config::threads()?.0;
-    let threads = if plan.is_small() { 1 } else { configured };
     let memory = arena.memory(plan.arena_bytes)?;
     let (scratch, pitch) = arena.scratch(plan.scratch_bytes, threads)?;
     resolve(plan, externals, arena, memory);
     let scratch = Slot::new(scratch, pitch * threads);
-    let operands: &[Slot] = &arena.operands;
+    let (buffers, operands): (&[Slot], &[Slot]) = (&arena.buffers, &arena.operands);
     let stop = AtomicUsize::new(usize::MAX);
     let panicked = AtomicUsize::new(usize::MAX);
+    let overrun = AtomicUsize::new(usize::MAX);
     let caller = std::thread::current().id();
     let body = |member: Member<'_>| {
         let _flush = FlushDenormals::new();
-        let scratch = scratch.ptr().wrapping_add(member.rank * pitch);
+        let scratch = Slot::new(scratch.ptr().wrapping_add(member.rank * pitch), plan.scratch_bytes);
         let mut clock = (member.rank == 0 && std::thread::current().id() == caller).then(Instant::now);
         let mut offset = 0;
         for (index, step) in plan.steps.iter().enumerate() {
             let slots = &operands[offset..offset + step.operands.len()];
             offset += step.operands.len();
             let writes = index >= plan.first_effect;
+            if GUARD > 0 {
+                // SAFETY: scratch is this member's; buffers that this step is the first to touch are touched by nobody
+                // before the barrier.
+                unsafe { open(plan, index, buffers, scratch, member) };
+                member.wait();
+            }
             let work = || {
                 // SAFETY: `resolve` gave every operand its buffer; steps are separated by barriers and tasks of one
                 // step write different elements.
                 let args = unsafe { Args::new(slots) };
                 for task in member.share(step.kernel.tasks()) {
                     // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
-                    unsafe { step.kernel.run(task, &args, scratch) };
+                    unsafe { step.kernel.run(task, &args, scratch.ptr()) };
                     if !writes && poll(&mut clock, interrupted) {
                         stop.fetch_min(index, Ordering::SeqCst);
                     }
@@ -82,21 +89,64 @@ pub unsafe fn run(
                 panicked.fetch_min(index, Ordering::SeqCst);
                 stop.fetch_min(index, Ordering::SeqCst);
             }
+            // SAFETY: opened above.
+            if GUARD > 0 && !unsafe { guards::intact(scratch) } {
+                overrun.fetch_min(index, Ordering::SeqCst);
+            }
             member.wait();
+            if GUARD > 0 {
+                // SAFETY: nobody writes before the next barrier.
+                if member.rank == 0 && !unsafe { intact(plan, index, buffers) } {
+                    overrun.fetch_min(index, Ordering::SeqCst);
+                }
+                stop.fetch_min(overrun.load(Ordering::SeqCst), Ordering::SeqCst);
+                member.wait();
+            }
             if stop.load(Ordering::SeqCst) <= index {
                 return;
             }
         }
     };
     region(threads, &body);
-    match (panicked.into_inner(), stop.into_inner()) {
-        (usize::MAX, usize::MAX) => Ok(()),
-        (usize::MAX, _) => Err(Error::Interrupted),
-        (index, _) => {
-            let step = &plan.steps[index];
-            Err(Error::Internal(format!("{} panicked in {}", step.kernel.name(), step.op)).within(&step.name))
-        }
+    let bug = |index: usize, what: &str| {
+        let step = &plan.steps[index];
+        Err(Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name))
+    };
+    match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
+        (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
+        (usize::MAX, usize::MAX, _) => Err(Error::Interrupted),
+        (usize::MAX, index, _) => bug(index, "wrote past the end of a buffer"),
+        (index, _, _) => bug(index, "panicked"),
     }
+}
+
+/// Opens this member's scratch and, on the calling thread, the buffers that step `index` is the first to touch.
+///
+/// # Safety
+/// Nobody else accesses them meanwhile; guards lie behind them.
+unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, member: Member<'_>) {
+    // SAFETY: the caller's word; `scratch_pitch` leaves room for the guard.
+    unsafe { guards::open(scratch) };
+    if member.rank > 0 {
+        return;
+    }
+    let first = plan.births.partition_point(|&(step, _)| step < index);
+    for &(_, buffer) in plan.births[first..].iter().take_while(|&&(step, _)| step == index) {
+        // SAFETY: the caller's word; the plan leaves room for guards in the arena, and outputs have one.
+        unsafe { guards::open(buffers[buffer]) };
+    }
+}
+
+/// Whether the guards of all operands of step `index` hold.
+///
+/// # Safety
+/// Nobody writes them meanwhile.
+unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot]) -> bool {
+    plan.steps[index].operands.iter().all(|&buffer| {
+        let guarded = matches!(plan.buffers[buffer].place, Place::Arena(_) | Place::Output(_));
+        // SAFETY: opened before the first step that touches it.
+        !guarded || unsafe { guards::intact(buffers[buffer]) }
+    })
 }
 
 /// True once, after the period has passed, if the caller wants to stop.

@@ -16,6 +16,7 @@ pub mod error;
 pub mod exec;
 pub mod function;
 pub mod graph;
+pub mod guards;
 pub mod kernels;
 pub mod parallel;
 pub mod passes;

@@ -1,9 +1,10 @@
 //! The executable thing: a graph with chosen outputs, its stored tensors, and its plans by batch size.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::arena::{take_output, with_arena};
+use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
 use crate::error::{Error, Result};
 use crate::exec::{self, Externals};
 use crate::graph::{Graph, ValueId};
@@ -36,7 +37,7 @@ pub struct OutputBuf {
     /// The elements.
     pub buffer: AlignedBuf,
     /// Sizes.
-    pub shape: Vec<usize>,
+    pub shape: Arc<[usize]>,
     /// Element type.
     pub dtype: DType,
 }
@@ -56,8 +57,11 @@ pub struct Program {
     graph: Graph,
     outputs: Vec<ValueId>,
     parameters: Vec<Arc<Stored>>,
+    /// Slots by the address of their tensor: the order in which all programs lock.
+    lock_order: Vec<usize>,
     plans: Mutex<Plans>,
     name: String,
+    rewrites: Option<usize>,
 }
 
 impl Program {
@@ -66,7 +70,16 @@ impl Program {
         if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
             return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
         }
-        Ok(Self { graph, outputs, parameters, plans: Mutex::new((0, HashMap::new())), name })
+        let mut lock_order: Vec<usize> = (0..parameters.len()).collect();
+        lock_order.sort_by_key(|&slot| Arc::as_ptr(&parameters[slot]) as usize);
+        let plans = Mutex::new((0, HashMap::new()));
+        Ok(Self { graph, outputs, parameters, lock_order, plans, name, rewrites: None })
+    }
+
+    /// The program with at most so many single rewrites of its graph.
+    #[must_use]
+    pub fn limited(self, rewrites: usize) -> Self {
+        Self { rewrites: Some(rewrites), ..self }
     }
 
     /// The name given for logs.
@@ -86,7 +99,8 @@ impl Program {
 
     /// The plan for a batch size under the present configuration, from the cache or compiled now.
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
-        let options = Options { isa: crate::config::isa()?, algorithm: crate::config::algorithm()? };
+        let (isa, algorithm) = (crate::config::isa()?, crate::config::algorithm()?);
+        let options = Options { isa, algorithm, rewrites: self.rewrites };
         let key = Key { batch, options };
         {
             let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,60 +186,107 @@ impl Program {
         Ok(batch)
     }
 
-    /// Runs on the caller's arrays and returns fresh results.
-    ///
-    /// Everything is checked before anything runs. Stored tensors that the graph writes are locked for this call
-    /// alone; if `interrupted` stops it before the first write they are as they were.
+    /// Runs on the caller's arrays and returns fresh results; see [`Program::run_into`].
     ///
     /// # Safety
-    /// Each view's data is readable for the whole call; other threads may write it, which gives a mixture.
+    /// As for [`Program::run_into`].
     pub unsafe fn run(
         &self,
         inputs: &[InputView<'_>],
         interrupted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<OutputBuf>> {
+        let mut results = Vec::with_capacity(self.outputs.len());
+        // SAFETY: the caller's word.
+        unsafe { self.run_into(inputs, &mut results, interrupted)? };
+        Ok(results)
+    }
+
+    /// Runs on the caller's arrays and appends the results.
+    ///
+    /// Everything is checked and all memory is had before anything runs. Stored tensors that the graph writes are locked
+    /// for this call alone; if it fails, or `interrupted` stops it before the first write, they are as they were.
+    ///
+    /// # Safety
+    /// Each view's data is readable for the whole call; other threads may write it, which gives a mixture.
+    pub unsafe fn run_into(
+        &self,
+        inputs: &[InputView<'_>],
+        results: &mut Vec<OutputBuf>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
         let batch = self.check(inputs)?;
         let plan = self.plan(batch)?;
         for (input, spec) in inputs.iter().zip(&plan.inputs) {
             // SAFETY: the view is readable, by the caller's word.
             unsafe { check_labels(input, spec)? };
         }
-        let mut outputs = Vec::with_capacity(plan.outputs.len());
+        // Read once: scratch is for so many members and no more.
+        let threads = plan.threads()?;
+        let needs =
+            Needs { memory: plan.arena_bytes, scratch: plan.scratch_total(threads), outputs: plan.output_total() };
+        let before = results.len();
+        let result = with_arena(needs, |arena| {
+            let mut tables = std::mem::take(&mut arena.externals);
+            // SAFETY: the views are readable, by the caller's word.
+            let result = unsafe { self.fill_and_run(&plan, inputs, results, arena, &mut tables, threads, interrupted) };
+            tables.held.clear();
+            arena.externals = tables;
+            result
+        });
+        if result.is_err() {
+            results.drain(before..).for_each(|result| give_output(result.buffer));
+        }
+        result
+    }
+
+    /// # Safety
+    /// The views were checked against the plan and are readable.
+    unsafe fn fill_and_run(
+        &self,
+        plan: &Plan,
+        inputs: &[InputView<'_>],
+        results: &mut Vec<OutputBuf>,
+        arena: &mut Arena,
+        tables: &mut ExternalTables,
+        threads: usize,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let input = |input: &InputView<'_>| {
+            Slot::new(input.data.cast_mut(), input.shape.iter().product::<usize>() * input.dtype.size())
+        };
+        tables.inputs.clear();
+        tables.inputs.extend(inputs.iter().map(input));
+        tables.outputs.clear();
         for (shape, dtype) in &plan.outputs {
             let bytes = volume(shape)? * dtype.size();
-            outputs.push(OutputBuf { buffer: take_output(bytes)?, shape: shape.clone(), dtype: *dtype });
+            let buffer = take_output(bytes)?;
+            tables.outputs.push(Slot::new(buffer.ptr(), bytes));
+            results.push(OutputBuf { buffer, shape: shape.clone(), dtype: *dtype });
         }
-        let input_slots: Vec<Slot> = inputs
-            .iter()
-            .map(|input| {
-                let bytes = input.shape.iter().product::<usize>() * input.dtype.size();
-                Slot::new(input.data.cast_mut(), bytes)
-            })
-            .collect();
-        let output_slots: Vec<Slot> =
-            outputs.iter().map(|output| Slot::new(output.buffer.ptr(), output.buffer.bytes())).collect();
-        let parameter_slots: Vec<Slot> = self.parameters.iter().map(|stored| stored.slot()).collect();
-        let _locks = self.lock(&plan);
-        with_arena(|arena| {
-            let packed: Vec<Arc<AlignedBuf>> =
-                plan.packs.iter().map(|job| self.packed(job, arena)).collect::<Result<_>>()?;
-            let packed_slots: Vec<Slot> = packed.iter().map(|buffer| Slot::new(buffer.ptr(), buffer.bytes())).collect();
-            let externals = Externals {
-                inputs: &input_slots,
-                outputs: &output_slots,
-                parameters: &parameter_slots,
-                packed: &packed_slots,
-            };
-            // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
-            unsafe { exec::run(&plan, externals, arena, interrupted) }
-        })?;
+        tables.parameters.clear();
+        tables.parameters.extend(self.parameters.iter().map(|stored| stored.slot()));
+        let _locks = self.lock(plan);
+        tables.packed.clear();
+        for job in &plan.packs {
+            let copy = self.packed(job, arena)?;
+            tables.packed.push(Slot::new(copy.ptr(), copy.bytes()));
+            tables.held.push(copy);
+        }
+        let externals = Externals {
+            inputs: &tables.inputs,
+            outputs: &tables.outputs,
+            parameters: &tables.parameters,
+            packed: &tables.packed,
+        };
+        // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
+        unsafe { exec::run(plan, externals, arena, threads, interrupted)? };
         for &slot in &plan.written {
             self.parameters[slot].touch();
         }
-        Ok(outputs)
+        Ok(())
     }
 
-    fn packed(&self, job: &PackJob, arena: &mut crate::arena::Arena) -> Result<Arc<AlignedBuf>> {
+    fn packed(&self, job: &PackJob, arena: &mut Arena) -> Result<Arc<AlignedBuf>> {
         let stored = &self.parameters[job.slot];
         stored.packed(&job.format, job.bytes, |packed| {
             // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
@@ -234,26 +295,38 @@ impl Program {
     }
 
     /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan) -> Vec<Lock<'_>> {
-        let mut order: Vec<(usize, bool)> =
-            (0..self.parameters.len()).map(|slot| (slot, plan.written.contains(&slot))).collect();
-        order.sort_by_key(|&(slot, writes)| (Arc::as_ptr(&self.parameters[slot]) as usize, !writes));
-        order.dedup_by_key(|&mut (slot, _)| Arc::as_ptr(&self.parameters[slot]) as usize);
-        order
-            .into_iter()
-            .map(|(slot, writes)| {
-                let stored = &self.parameters[slot];
-                if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) }
-            })
-            .collect()
+    fn lock(&self, plan: &Plan) -> Locks<'_> {
+        let mut guards: Vec<Lock<'_>> = LOCKS.take();
+        let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
+        for slots in self.lock_order.chunk_by(same) {
+            let stored = &self.parameters[slots[0]];
+            let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
+            guards.push(if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) });
+        }
+        Locks(guards)
     }
 }
 
+thread_local! {
+    /// Room for the locks of this thread's next run.
+    static LOCKS: RefCell<Vec<Lock<'static>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Held for the length of a run.
+struct Locks<'a>(Vec<Lock<'a>>);
+
 #[allow(dead_code)] // guards: only their drop matters
 enum Lock<'a> {
     Read(std::sync::RwLockReadGuard<'a, ()>),
     Write(std::sync::RwLockWriteGuard<'a, ()>),
+}
+
+impl Drop for Locks<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+        // The standard library collects into the same memory; it is empty, so that no guard outlives its lock.
+        LOCKS.set(std::mem::take(&mut self.0).into_iter().map(|_| unreachable!("no guard is left")).collect());
+    }
 }
 
 /// Labels keep the rules of all losses that read them.

@@ -23,6 +23,28 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// [`philox`] of `N` blocks whose first counter words count up from `first`: word `j` of block `i` is `[j][i]`.
+#[inline(always)]
+pub fn philox_blocks<const N: usize>(first: u32, rest: [u32; 3], mut key: [u32; 2]) -> [[u32; N]; 4] {
+    let mut words = [[0; N], [rest[0]; N], [rest[1]; N], [rest[2]; N]];
+    for (i, word) in words[0].iter_mut().enumerate() {
+        *word = first.wrapping_add(i as u32);
+    }
+    for round in 0..ROUNDS {
+        if round > 0 {
+            key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
+        }
+        for i in 0..N {
+            let products = [0, 1].map(|j| u64::from(MULTIPLIERS[j]) * u64::from(words[2 * j][i]));
+            words[0][i] = (products[1] >> 32) as u32 ^ words[1][i] ^ key[0];
+            words[1][i] = products[1] as u32;
+            words[2][i] = (products[0] >> 32) as u32 ^ words[3][i] ^ key[1];
+            words[3][i] = products[0] as u32;
+        }
+    }
+    words
+}
+
 /// The words of one stream, in order.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -67,14 +89,13 @@ impl Stream {
     }
 }
 
-/// A permutation of `0..count` by Fisher and Yates, from the top down.
-pub fn permutation(seed: u64, stream: u64, count: usize) -> Vec<i64> {
+/// Writes a permutation of `0..order.len()`, made by Fisher and Yates from the top down.
+pub fn permutation(seed: u64, stream: u64, order: &mut [i64]) {
     let mut stream = Stream::new(seed, stream);
-    let mut order: Vec<i64> = (0..count as i64).collect();
-    for top in (1..count).rev() {
+    order.iter_mut().zip(0..).for_each(|(place, number)| *place = number);
+    for top in (1..order.len()).rev() {
         order.swap(top, stream.below(top as u64 + 1) as usize);
     }
-    order
 }
 
 #[cfg(test)]
@@ -89,11 +110,23 @@ mod tests {
     }
 
     #[test]
+    fn blocks_side_by_side_are_single_blocks() {
+        for first in [0, 41, u32::MAX - 3] {
+            let words = philox_blocks::<16>(first, [9, 8, 7], [5, 6]);
+            for i in 0..16 {
+                let one = philox([first.wrapping_add(i as u32), 9, 8, 7], [5, 6]);
+                assert_eq!([0, 1, 2, 3].map(|j| words[j][i]), one);
+            }
+        }
+    }
+
+    #[test]
     fn a_permutation_holds_every_number_once() {
-        let mut order = permutation(7, 3, 1000);
+        let mut order = vec![0; 1000];
+        permutation(7, 3, &mut order);
         assert_ne!(order, (0..1000).collect::<Vec<_>>());
         order.sort_unstable();
         assert_eq!(order, (0..1000).collect::<Vec<_>>());
-        assert!(permutation(7, 3, 0).is_empty());
+        permutation(7, 3, &mut []);
     }
 }

@@ -65,9 +65,10 @@ impl Stored {
         self.lock.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the contents changed; the caller holds the write lock.
+    /// Says that the contents changed, and drops the packed copies of what they were; the caller holds the write lock.
     pub fn touch(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
+        self.forget_packed();
     }
 
     /// Copies `count` elements in.
@@ -96,7 +97,6 @@ impl Stored {
         {
             return Ok(buffer.clone());
         }
-        cache.retain(|_, (made, _)| *made == version);
         let buffer = Arc::new(AlignedBuf::new(bytes)?);
         pack(Slot::new(buffer.ptr(), buffer.bytes()))?;
         cache.insert(format.to_owned(), (version, buffer.clone()));

@@ -9,6 +9,15 @@ use crate::error::{Error, Result};
 /// Cache line and widest vector: every buffer starts on such a boundary.
 pub const ALIGN: usize = 64;
 
+/// Bytes behind every buffer of a run that nobody may write: debug builds check them after each step.
+pub const GUARD: usize = if cfg!(debug_assertions) { ALIGN } else { 0 };
+
+/// Bytes from one thread's scratch to the next: two lines more than needed, so that neighbours' prefetches do not meet;
+/// these lines are guards, too.
+pub fn scratch_pitch(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGN) + 2 * ALIGN
+}
+
 /// Element types that values can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -74,13 +83,18 @@ pub fn shape_text(shape: &[usize]) -> String {
 
 /// Zeroed memory on a 64-byte boundary; freed on drop.
 ///
-/// Large buffers come from the system page by page, in huge pages where it grants them: nothing is touched before it is
-/// used, and address translation costs little.
+/// All but small buffers come from the system page by page and go back to it at once: nothing is touched before it is
+/// used, and no hole in a heap outlives them. Large ones are in huge pages where the system grants them, so that address
+/// translation costs little.
 #[derive(Debug)]
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
     bytes: usize,
 }
+
+/// For the address of a buffer of no bytes, which is on a boundary, too.
+#[repr(align(64))]
+struct Line;
 
 // SAFETY: the buffer owns its memory; access goes through raw views whose users state their own exclusivity.
 unsafe impl Send for AlignedBuf {}
@@ -91,7 +105,10 @@ impl AlignedBuf {
     /// `bytes` zero bytes, or a memory error that names them.
     pub fn new(bytes: usize) -> Result<Self> {
         if bytes == 0 {
-            return Ok(Self { ptr: NonNull::<u8>::dangling(), bytes });
+            return Ok(Self { ptr: NonNull::<Line>::dangling().cast(), bytes });
+        }
+        if faults::strike() {
+            return Err(Error::Memory(bytes as u128));
         }
         let start = if pages::wanted(bytes) {
             pages::map(bytes)
@@ -101,6 +118,12 @@ impl AlignedBuf {
             NonNull::new(unsafe { alloc_zeroed(layout) })
         };
         start.map(|ptr| Self { ptr, bytes }).ok_or(Error::Memory(bytes as u128))
+    }
+
+    /// What a buffer of so many bytes takes from the system once all of it is touched.
+    pub fn footprint(bytes: usize) -> usize {
+        let unit = if pages::wanted(bytes) { pages::unit(bytes) } else { ALIGN };
+        bytes.checked_next_multiple_of(unit).unwrap_or(usize::MAX)
     }
 
     fn layout(bytes: usize) -> Result<Layout> {
@@ -133,28 +156,64 @@ impl Drop for AlignedBuf {
     }
 }
 
+/// Allocations that fail on demand, for tests of what happens then.
+pub mod faults {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Allocations until the one that fails; 0 for none.
+    static COUNTDOWN: AtomicU64 = AtomicU64::new(0);
+
+    /// Lets the `count`-th allocation from now on fail, once; 0 lets all succeed.
+    pub fn arm(count: u64) {
+        COUNTDOWN.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether an armed failure is still to come.
+    pub fn armed() -> bool {
+        COUNTDOWN.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts an allocation; true for the one that is to fail.
+    pub(super) fn strike() -> bool {
+        armed() && COUNTDOWN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1)
+    }
+}
+
 /// Memory straight from the system, on Linux.
 mod pages {
     use std::ptr::NonNull;
 
-    /// A huge page of x86-64; buffers of that size and more are mapped.
+    /// Buffers of that size and more are mapped.
+    const LEAST: usize = 128 << 10;
+    /// A page of x86-64.
+    const PAGE: usize = 4 << 10;
+    /// A huge page of x86-64; buffers of that size and more are in such pages.
     const HUGE: usize = 2 << 20;
 
     pub fn wanted(bytes: usize) -> bool {
-        cfg!(target_os = "linux") && bytes >= HUGE
+        cfg!(target_os = "linux") && bytes >= LEAST
+    }
+
+    /// What the size of a mapped buffer is rounded up to.
+    pub fn unit(bytes: usize) -> usize {
+        if bytes >= HUGE { HUGE } else { PAGE }
     }
 
     #[cfg(target_os = "linux")]
     pub fn map(bytes: usize) -> Option<NonNull<u8>> {
-        let length = bytes.checked_next_multiple_of(HUGE)?;
-        let whole = length.checked_add(HUGE)?;
+        let unit = unit(bytes);
+        let length = bytes.checked_next_multiple_of(unit)?;
+        let whole = if unit == HUGE { length.checked_add(HUGE)? } else { length };
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new anonymous mapping, of which the parts outside a 2 MiB boundary are given back at once; advice
-        // that the system refuses changes nothing.
+        // SAFETY: a new anonymous mapping, of which the parts outside a boundary of huge pages are given back at once;
+        // advice that the system refuses changes nothing.
         unsafe {
             let start = libc::mmap(std::ptr::null_mut(), whole, access, kind, -1, 0);
             if start == libc::MAP_FAILED {
                 return None;
+            }
+            if unit < HUGE {
+                return NonNull::new(start.cast());
             }
             let before = start.align_offset(HUGE);
             if before > 0 {
@@ -172,7 +231,7 @@ mod pages {
     #[cfg(target_os = "linux")]
     pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
         // SAFETY: the mapping that `map` left.
-        unsafe { libc::munmap(start.as_ptr().cast(), bytes.next_multiple_of(HUGE)) };
+        unsafe { libc::munmap(start.as_ptr().cast(), bytes.next_multiple_of(unit(bytes))) };
     }
 
     #[cfg(not(target_os = "linux"))]

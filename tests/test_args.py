@@ -172,3 +172,12 @@ def test_seed_and_thread_numbers_are_checked() -> None:
 
 def test_the_version_is_the_core_s() -> None:
     assert cnnrs.__version__ == _core.config()["version"]
+
+
+def test_show_is_short_whatever_it_is_given() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert _args.show(nested) == "a list nested too deeply to show"
+    assert _args.show(HUGE) == "an int of 16610 bits"
+    assert len(_args.show("a" * 10**6)) == 80

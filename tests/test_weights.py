@@ -8,7 +8,9 @@ import os
 import pickle
 import stat
 import struct
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +276,18 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "bool size": (encode(entry(shape=[True, 2]), EIGHT), "shape must be a list"),
     "huge size": (encode(entry(shape=[2**64]), EIGHT), "shape must be a list"),
     "product that wraps to 8 bytes": (encode(entry(shape=[2**62 + 1, 2]), EIGHT), "takes 36893488147419103240 bytes"),
+    "a zero hides a product beyond 63 bits": (
+        encode(entry(shape=[0, 2**62, 2**62], data_offsets=[0, 0])),
+        r"'t': F32 \[0, \d+, \d+\] must have less than 2\*\*60 elements",
+    ),
+    "a zero hides what float32 cannot hold": (
+        encode(entry(dtype="F16", shape=[2**62 - 2, 0], data_offsets=[0, 0])),
+        r"'t': F16 \[\d+, 0\] must have less than 2\*\*60 elements",
+    ),
+    "too many tensors": (
+        encode({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}),
+        "at most 100000 tensors are read, got 100001",
+    ),
     "nine dimensions": (encode(entry(shape=[2] + [1] * 8), EIGHT), "at most 8 sizes"),
     "offsets reversed": (encode(entry(data_offsets=[8, 0]), EIGHT), r"data_offsets must be \[begin, end\]"),
     "three offsets": (encode(entry(data_offsets=[0, 4, 8]), EIGHT), r"data_offsets must be \[begin, end\]"),
@@ -295,6 +309,49 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
 def test_damaged_files_are_refused_by_name(tmp_path: Path, damage: str) -> None:
     content, text = DAMAGED[damage]
     refused(write(tmp_path, content), text)
+
+
+EXPANDING = """
+import resource, sys
+import cnnrs
+from cnnrs import nn
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+model, path, count = nn.Linear(3, 2), sys.argv[1], int(sys.argv[2])
+model.save(path)
+cnnrs.load_weights(model, path)
+text = b'{"t":[' + b"[]," * count + b"[]]}"
+with open(path, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+size = len(text)
+del text
+before = peak()
+try:
+    cnnrs.load_weights(model, path)
+except cnnrs.WeightsError as error:
+    print(size, peak() - before, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.parametrize(
+    ("count", "text", "most"),
+    [
+        (10_000_000, "at most 2000000 commas, colons and brackets are read", 2 * 30_000_006),
+        (999_000, "'t': must have exactly dtype, shape and data_offsets", 256 << 20),
+    ],
+    ids=["refused before it is parsed", "as many as are parsed"],
+)
+def test_a_header_that_expands(
+    tmp_path: Path, count: int, text: str, most: int, run_python: Callable[..., Any]
+) -> None:
+    """Empty lists take three bytes of a file and more than sixty of memory."""
+    result = run_python(EXPANDING, str(tmp_path / "m.safetensors"), str(count))
+    assert result.returncode == 0, result.stderr
+    size, grown, error = result.stdout.split(maxsplit=2)
+    assert text in error
+    assert int(size) > 2_900_000
+    assert int(grown) <= most
 
 
 def test_every_cut_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ def show(value: object) -> str:
     """Return a short text for a received value, also for ints of millions of digits."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an int of {value.bit_length()} bits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -101,6 +104,21 @@ def real(value: object, name: str, op: str) -> float:
         message = f"{graph.label(op)}: {name} must be finite, got {show(value)}"
         raise ValueError(message)
     return number
+
+
+def number(value: object, name: str, op: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return a finite number between two bounds as the float32 nearest to it.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite, or outside of `low` to `high`.
+    """
+    result = real(value, name, op)
+    if not low <= result <= high:
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        message = f"{graph.label(op)}: {name} must be {limits}, got {show(value)}"
+        raise ValueError(message)
+    return result
 
 
 def axes(axis: object, ndim: int, op: str) -> list[int]:

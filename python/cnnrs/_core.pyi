@@ -23,6 +23,8 @@ __all__ = [
     "clear_cache",
     "config",
     "eager",
+    "fail_allocation",
+    "failure_is_due",
     "fma_peak",
     "get_algorithm",
     "get_num_threads",
@@ -100,6 +102,14 @@ class Graph:
         """
     def info(self, value: int) -> tuple[tuple[int, ...], str]:
         """Return the shape and the dtype name of a value."""
+    def batch_sizes(self, value: int) -> list[list[int] | None] | None:
+        """Return for each axis of a value that follows the batch size its sizes for two other batch sizes.
+
+        None if no axis does, or nothing is known because the graph is specific to its batch size.
+        """
+    @property
+    def batch_specific(self) -> bool:
+        """Whether the graph is good for the batch size it was traced with only."""
     def gradients(self, outputs: Sequence[int], seeds: Sequence[int | None], wrt: Sequence[int]) -> list[int | None]:
         """Append the backward graph and return the gradient of each value in `wrt`.
 
@@ -129,6 +139,8 @@ class Graph:
             TypeError: an array is neither of floats nor of integers, or of the other kind.
             ValueError: labels out of range.
         """
+    def simplified(self, outputs: Sequence[int], limit: int | None = None) -> tuple[Graph, list[tuple[str, list[str]]]]:
+        """Return the graph after at most `limit` single rewrites, and (pass, its rewrites) in order."""
     def nodes(self) -> list[tuple[str, str, list[int], list[int]]]:
         """Return (name, op, inputs, outputs) of every node in order."""
 
@@ -136,8 +148,11 @@ class Graph:
 class Program:
     """A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached."""
 
-    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "") -> Program:
-        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else."""
+    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "", rewrites: int | None = None) -> Program:
+        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else.
+
+        `rewrites` limits the single rewrites of the graph, to find the one that makes a result wrong.
+        """
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
 
@@ -148,8 +163,9 @@ class Program:
         """Describe the plan for a batch size without running it.
 
         Keys: "steps" (list of dicts with "op", "name", "shape", "kernel", "tasks", "flops", "bytes", "refused",
-        the last a list of (kernel, reason)), "peak_bytes", "arena_bytes", "packed_bytes", "parameter_bytes", "flops",
-        "isa".
+        the last a list of (kernel, reason)), "peak_bytes" (what a run needs beside the caller's arrays and the
+        parameters, as the system counts it: the next four and the constants), "arena_bytes", "scratch_bytes" (of the
+        threads as they are set now), "output_bytes", "packed_bytes", "parameter_bytes", "flops", "isa".
         """
 
 def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
@@ -184,6 +200,12 @@ def random_uniform(seed: int, stream: int, size: int) -> npt.NDArray[np.float32]
 
 def random_permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
     """Return a permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream)."""
+
+def fail_allocation(count: int) -> None:
+    """Let the `count`-th allocation of tensor memory from now on fail, once; 0 lets all succeed (for tests)."""
+
+def failure_is_due() -> bool:
+    """Tell whether a failure that was asked for is still to come."""
 
 def last_input_addresses() -> list[int]:
     """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""

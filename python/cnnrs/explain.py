@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnrs import _args, _core, functional
+from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
 from cnnrs.nn._cache import output_values
 
@@ -35,9 +36,10 @@ class Summary(NamedTuple):
         trainable: How many of them train.
         macs: Multiply-accumulates of convolution and linear layers per sample.
         batch_size: The batch of the two numbers below.
-        inference_bytes: Peak bytes of a call.
-        training_bytes: Peak bytes of a forward and backward pass with cross-entropy, without the optimizer's state;
-            None if the output is not (N, classes) or nothing trains.
+        inference_bytes: Peak bytes of a call beside the caller's arrays, as the system counts them: parameters, packed
+            weights, intermediate results, scratch of the threads as they are set now, and the result.
+        training_bytes: The same of a training step with cross-entropy, without the optimizer's state; None if the
+            output is not (N, classes), nothing trains, or batch normalization gets one value per channel.
     """
 
     model: str
@@ -103,7 +105,7 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
         trainable=sum(size for size, trainable in sizes if trainable),
         macs=sum(row.macs for row in rows),
         batch_size=batch,
-        inference_bytes=program.plan(batch)["peak_bytes"],
+        inference_bytes=_peak(program, batch),
         training_bytes=_training_bytes(model, sample, batch),
     )
 
@@ -117,10 +119,15 @@ def _macs(trace: Trace, op: str, inputs: list[int], output: tuple[int, ...]) -> 
 
 
 def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int | None:
-    """Return the peak of a forward and backward pass, None if there is no such pass."""
+    """Return the peak of a training step without the optimizer's state, None if there is no such step."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.trainable]
     with Trace(root=model, training=True) as trace:
-        logits = model(trace.input((batch, *sample), "float32", "x"))
+        try:
+            logits = model(trace.input((batch, *sample), "float32", "x"))
+        except ShapeError:
+            raise
+        except ValueError:  # a batch that training refuses: one value per channel
+            return None
         if not trainable or not isinstance(logits, Value) or logits.ndim != 2:
             return None
         labels = trace.input((batch,), "int64", "labels")
@@ -128,7 +135,13 @@ def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int |
         wrt = [trace.parameter(parameter, name).id for name, parameter in trainable]
         gradients = trace.graph.gradients([loss], [None], wrt)
     outputs = [loss, *(gradient for gradient in gradients if gradient is not None)]
-    peak: int = _core.Program(trace.graph, outputs, "summary").plan(batch)["peak_bytes"]
+    return _peak(_core.Program(trace.graph, outputs, "summary"), batch)
+
+
+def _peak(program: _core.Program, batch: int) -> int:
+    """Return what a run needs beside the caller's arrays, with the parameters."""
+    plan = program.plan(batch)
+    peak: int = plan["peak_bytes"] + plan["parameter_bytes"]
     return peak
 
 
@@ -144,7 +157,8 @@ def explain_call(model: Module, batch_shape: Sequence[int]) -> str:
         refused = "; ".join(item if isinstance(item, str) else ": ".join(map(str, item)) for item in step["refused"])
         text = (step["name"] or "-", step["op"], str(step["shape"]), step["kernel"], f"{step['bytes']:,}", refused)
         lines.append((str(number), *text))
-    sizes = [f"{name} {_bytes(plan[f'{name}_bytes'])}" for name in ("peak", "arena", "packed", "parameter")]
+    names = ("peak", "arena", "scratch", "output", "packed", "parameter")
+    sizes = [f"{name} {_bytes(plan[f'{name}_bytes'])}" for name in names]
     return "\n".join([*_table(lines, right=(0, 5)), f"memory: {', '.join(sizes)}"])
 
 

@@ -37,6 +37,11 @@ class Trainer:
     between steps, a frozen parameter keeps what the optimizer remembers of it. `evaluate` and `predict` run in
     evaluation mode and change nothing.
 
+    In training mode batch normalization takes the statistics of the batch, and its running values and counters are
+    written by the same native call. Dropout draws from Philox4x32-10: the key is `seed`, the counter holds the
+    unit's number (its quarter), the number of updates made before, and a hash of the layer's path and of how many
+    draws were made there before in the same pass. So a run repeats to the bit, on any number of threads.
+
     Images are (N, ...) arrays: uint8 (scaled with the model's `input_mean` and `input_std`), float32 (taken as
     they are), float16 or float64 (converted once). Targets are what the loss takes: (N,) arrays of any integer dtype
     for "cross_entropy", float arrays of the shape of the model's output for the other losses, either for a callable.
@@ -52,15 +57,15 @@ class Trainer:
             that takes the model's output and the targets as symbolic values and returns a value of shape (), such as
             `functools.partial(F.cross_entropy, label_smoothing=0.1)` or a function of your own. It is called once for
             each shape of a batch, not at every step.
-        seed: Seed of the shuffling, 0 to 2**64 - 1.
+        seed: Seed of the shuffling and of dropout, 0 to 2**64 - 1.
         clip_norm: Gradients are scaled down to this norm, all of them taken as one vector (torch's
             `clip_grad_norm_`), in `step`, `fit` and `apply`; `gradients` returns them as they are. Finite and > 0,
             None for no clipping. May be assigned between steps.
         clip_value: Every number of the gradients is brought into [-clip_value, clip_value], before their norm is
             taken. Finite and > 0, None for no clipping. May be assigned between steps.
-        ema_decay: Keeps exponential moving averages of all parameters: after the first update they are the parameters,
-            after every later one `ema_decay * average + (1 - ema_decay) * parameter` (torch's `get_ema_multi_avg_fn`).
-            In [0, 1), None for no averages. May be assigned between steps.
+        ema_decay: Keeps exponential moving averages of all parameters and running statistics: after the first update
+            they are the values, after every later one `ema_decay * average + (1 - ema_decay) * value` (torch's
+            `get_ema_multi_avg_fn`). In [0, 1), None for no averages. May be assigned between steps.
 
     Raises:
         TypeError: `model`, `optimizer`, `loss` or a number is of another type.
@@ -233,6 +238,9 @@ class Trainer:
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Return the loss of one batch and its gradients, in training mode, without an update.
 
+        Running statistics of batch normalization follow the batch all the same. Dropout draws what the next `step`
+        would draw, so that `apply` of these gradients is that step.
+
         Args:
             x: Images (N, ...), N >= 1.
             y: Targets (N, ...).
@@ -251,7 +259,7 @@ class Trainer:
         require_images(len(images), "Trainer.gradients")
         self._programs.sync()
         self._programs.require_trainable()
-        loss, *arrays = self._programs.gradients(images, targets)(images, targets)
+        loss, *arrays = self._programs.gradients(images, targets)(images, targets, key=self._key())
         return loss, dict(zip(self._programs.trainable, arrays, strict=True))
 
     def apply(self, grads: Mapping[str, NDArray[np.float32]]) -> None:
@@ -315,7 +323,7 @@ class Trainer:
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def ema_state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return a snapshot of the model's state with the averages in the place of the parameters.
+        """Return a snapshot of the model's state with the averages in the place of parameters and running statistics.
 
         Before the first update it is the model's own state. `model.load_state_dict` takes it.
 
@@ -325,8 +333,10 @@ class Trainer:
         self._require_averages("Trainer.ema_state_dict")
         self._programs.sync()
         state: dict[str, NDArray[Any]] = dict(self.model.state_dict(copy=True))
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            state[name] = self._programs.averages.array(parameter)
+        averaged = {id(tensor) for tensor in self._programs.averaged}
+        for name, tensor in self.model._named_tensors(remove_duplicate=False):
+            if id(tensor) in averaged:
+                state[name] = self._programs.averages.array(tensor)
         return state
 
     @contextmanager
@@ -398,9 +408,13 @@ class Trainer:
         written = self._programs.written(recipe)
         before = written.version
         try:
-            return program(*arrays)
+            return program(*arrays, key=self._key())
         finally:
             self.updates += written.version != before  # no call in this line: an interrupt cannot split it
+
+    def _key(self) -> NDArray[np.int64]:
+        """Return what the draws of dropout depend on in the next step: the seed and the number of updates."""
+        return np.array([self.seed, self.updates], np.uint64).view(np.int64)
 
     def _evaluate(self, data: Batches, batch_size: int, op: str) -> dict[str, float]:
         self._programs.sync()

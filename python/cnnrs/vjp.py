@@ -56,7 +56,7 @@ def vjp(fn: Callable[[Any], Any], x: Array) -> tuple[Any, Callable[[Any], Array]
     x = cast("Array", _args.check_array(x, "vjp")).copy()
     root = cast("Root", fn) if hasattr(fn, "named_modules") else None
     with Trace(root=root) as trace:
-        symbol = trace.input(x.shape, "float32", "x", batched=x.ndim > 0)
+        symbol = trace.input(x.shape, "float32", "x", batched=False)  # traced for this shape alone
         out = fn(symbol)
         if isinstance(out, (tuple, list)):
             message = f"vjp: fn must return one value, got {len(out)}"
@@ -67,7 +67,7 @@ def vjp(fn: Callable[[Any], Any], x: Array) -> tuple[Any, Callable[[Any], Array]
         trace.operand(out)  # refuses a value that was kept from another trace
         inputs = trace.feed([x])
         program = _core.Program(trace.graph, [out.id], "vjp")
-        seed = trace.input(out.shape, "float32", "grad_out", batched=out.ndim > 0)
+        seed = trace.input(out.shape, "float32", "grad_out", batched=False)
         (gradient,) = trace.gradients([out], [seed], [symbol])
         backward = None if gradient is None else _core.Program(trace.graph, [gradient.id], "vjp backward")
     (result,) = program.run(inputs)

@@ -1,7 +1,10 @@
 """Weights on disk: safetensors files with torch's names and layout.
 
-Every tensor converts by its rank alone: OIHW and HWIO by a permutation, (out, in) and (in, out) by transposing.
-The reader trusts nothing in the file; sizes are compared with the file before anything is allocated.
+Every tensor converts by its rank alone: OIHW and HWIO, (out, in, kernel) and (kernel, in, out), (out, in) and (in, out)
+by permutations, all others stay.
+The reader trusts nothing in the file: sizes are compared with the file before anything is allocated, the header may
+hold so many brackets and commas only that parsing it stays within some hundred MB, and the tensors must tile the rest
+of the file exactly.
 """
 
 from __future__ import annotations
@@ -20,11 +23,17 @@ from cnnrs._files import atomic_write
 from cnnrs.nn.module import Module, assign_all, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import numpy.typing as npt
 
 MOST_HEADER_BYTES = 100_000_000
+MOST_TENSORS = 100_000
+MOST_MARKS = 2_000_000
+"""Commas, colons and opening brackets of a header: each may cost some tens of bytes when the header is parsed."""
 MOST_NAME_BYTES = 1024
 MOST_DIMENSIONS = 8
+MOST_ELEMENTS = 2**60
 _BFLOAT16 = "BF16"
 _DTYPES = {
     "F64": "<f8",
@@ -42,8 +51,9 @@ _DTYPES = {
     "BOOL": "?",
 }
 _FLOATS = ("F64", "F32", "F16", _BFLOAT16)
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_OF_KIND = {"f": "F32", "i": "I64"}
+_FROM_TORCH = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
 _TORCH_SUFFIXES = (".pth", ".pt", ".th")
 
 
@@ -70,9 +80,10 @@ def load_weights(
     """Read weights in torch layout from a safetensors file into a model: all of them or none.
 
     Args:
-        model: A module whose parameter names are those of the file.
-        path: A safetensors file with tensors of F32, F16, BF16 or F64.
-        strict: Refuse missing and unexpected names; otherwise they are left alone and reported.
+        model: A module whose parameters and buffers have the names of the file.
+        path: A safetensors file with tensors of F32, F16, BF16 or F64, counters of integers.
+        strict: Refuse missing and unexpected names; otherwise they are left alone and reported. A missing
+            `num_batches_tracked` is neither refused nor reported.
         allow_nonfinite: Take NaN and infinity as well.
 
     Returns:
@@ -99,15 +110,11 @@ def load_weights(
         raise TypeError(message)
     strict = _args.flag(strict, "strict", "load_weights")
     allow_nonfinite = _args.flag(allow_nonfinite, "allow_nonfinite", "load_weights")
-    wanted = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    wanted = set(model.state_dict())
     with Path(path).open("rb") as file:
         _refuse_torch(file, os.fspath(path))
         try:
-            entries, start = read_header(file)
-            state: dict[str, Any] = dict.fromkeys(entry.name for entry in entries)
-            for entry in entries:
-                if entry.name in wanted:
-                    state[entry.name] = _from_torch(_read_tensor(file, entry, start), entry)
+            state = read_tensors(file, os.fstat(file.fileno()).st_size, wanted)
             if not allow_nonfinite:
                 _refuse_nonfinite({name: array for name, array in state.items() if name in wanted})
             return LoadReport(*assign_all(model, state, strict))
@@ -117,7 +124,7 @@ def load_weights(
 
 
 def save_model(model: Module, path: str | os.PathLike[str]) -> None:
-    """Write a model's parameters as a safetensors file in torch layout, replacing the file at once.
+    """Write a model's parameters and buffers as a safetensors file in torch layout, replacing the file at once.
 
     Args:
         model: The module.
@@ -135,17 +142,40 @@ def save_model(model: Module, path: str | os.PathLike[str]) -> None:
     for name, array in state.items():
         shape = [array.shape[axis] for axis in _TO_TORCH.get(array.ndim, range(array.ndim))]
         begin, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": _OF_KIND[array.dtype.kind], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in state.values():
-            file.write(np.ascontiguousarray(_permuted(array, _TO_TORCH), "<f4").data)
+            little = _DTYPES[_OF_KIND[array.dtype.kind]]
+            file.write(np.ascontiguousarray(_permuted(array, _TO_TORCH), little).data)
 
 
-def read_header(file: BinaryIO) -> tuple[list[Entry], int]:
-    """Read and check the header of a safetensors file that is open at its start.
+def read_tensors(file: BinaryIO, size: int, wanted: Container[str]) -> dict[str, Any]:
+    """Read tensors of a safetensors file in cnnrs layout.
+
+    Args:
+        file: The file, seekable and at its start.
+        size: Its bytes.
+        wanted: The names of the tensors to read.
+
+    Returns:
+        An array for every wanted name, floats as float32, and None for every other one.
+
+    Raises:
+        WeightsError: the file is damaged, whether in tensors that are wanted or in others.
+    """
+    entries, start = read_header(file, size)
+    state: dict[str, Any] = dict.fromkeys(entry.name for entry in entries)
+    for entry in entries:
+        if entry.name in wanted:
+            state[entry.name] = _from_torch(_read_tensor(file, entry, start), entry)
+    return state
+
+
+def read_header(file: BinaryIO, size: int) -> tuple[list[Entry], int]:
+    """Read and check the header of a safetensors file of `size` bytes that is open at its start.
 
     Returns:
         The tensors in the order of their offsets, and the position of the first byte behind the header.
@@ -153,7 +183,6 @@ def read_header(file: BinaryIO) -> tuple[list[Entry], int]:
     Raises:
         WeightsError: whatever is wrong with it.
     """
-    size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 10:
         message = f"not a safetensors file: it has {size} bytes"
@@ -167,6 +196,9 @@ def read_header(file: BinaryIO) -> tuple[list[Entry], int]:
     raw = file.read(length)
     if len(raw) != length or raw[:1] != b"{":
         message = "not a safetensors file: the header must be a JSON object"
+        raise WeightsError(message)
+    if length > MOST_MARKS and sum(map(raw.count, (b",", b":", b"[", b"{"))) > MOST_MARKS:
+        message = f"header: at most {MOST_MARKS} commas, colons and brackets are read"
         raise WeightsError(message)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
@@ -197,6 +229,9 @@ def _entries(header: dict[str, Any], buffer: int) -> list[Entry]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         message = "header: __metadata__ must map names to texts"
+        raise WeightsError(message)
+    if len(header) > MOST_TENSORS:
+        message = f"header: at most {MOST_TENSORS} tensors are read, got {len(header)}"
         raise WeightsError(message)
     entries = [_entry(name, fields) for name, fields in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
@@ -231,9 +266,14 @@ def _entry(name: str, fields: object) -> Entry:
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         message = f"{shown}: data_offsets must be [begin, end], got {_args.show(offsets)}"
         raise WeightsError(message)
-    bytes_needed = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    itemsize = np.dtype(_DTYPES[dtype]).itemsize
+    bytes_needed = math.prod(shape) * itemsize
     if offsets[1] - offsets[0] != bytes_needed:
         message = f"{shown}: {dtype} {shape} takes {bytes_needed} bytes, data_offsets {offsets} give another size"
+        raise WeightsError(message)
+    # A zero makes the product 0, but NumPy still needs the product of the others to fit, in any dtype.
+    if math.prod(max(size, 1) for size in shape) >= MOST_ELEMENTS:
+        message = f"{shown}: {dtype} {shape} must have less than 2**60 elements, zeros counted as ones"
         raise WeightsError(message)
     return Entry(name, dtype, tuple(shape), offsets[0], offsets[1])
 

@@ -28,9 +28,34 @@ impl fmt::Display for Graph {
                 .map(|&id| format!("%{}: {}{}", id.0, self.value(id).dtype.name(), shape_text(&self.value(id).shape)))
                 .collect();
             let operands: Vec<String> = node.inputs.iter().map(|&id| self.describe(id)).collect();
-            write!(f, "{} = {:?}({})", results.join(", "), node.op, operands.join(", "))?;
+            let arrow = if results.is_empty() { "" } else { " = " };
+            write!(f, "{}{arrow}{:?}({})", results.join(", "), node.op, operands.join(", "))?;
             if node.name.is_empty() { writeln!(f)? } else { writeln!(f, "  # {}", node.name)? }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Op, UnaryKind};
+    use crate::tensor::DType;
+
+    #[test]
+    fn a_line_per_node_with_types_operands_and_layer() {
+        let mut graph = Graph::new();
+        let x = graph.input(vec![2, 3], DType::F32, "x", true).unwrap();
+        let count = graph.parameter(vec![], DType::I64, "bn.num_batches_tracked");
+        let c = graph.constant(vec![3], vec![0.0; 3]);
+        let y = graph.add_one(Op::Linear { activation: None }, &[x, x], "fc");
+        assert!(y.is_err());
+        let y = graph.add_one(Op::Unary(UnaryKind::Relu), &[x], "act").unwrap();
+        graph.add(Op::Concat { axis: 0 }, &[c, c], "").unwrap();
+        graph.add(Op::Increment, &[count], "bn").unwrap();
+        let expected = "%3: float32(2, 3) = Unary(Relu)(%0[input x])  # act\n\
+                        %4: float32(6,) = Concat { axis: 0 }(%2[constant], %2[constant])\n\
+                        Increment(%1[bn.num_batches_tracked])  # bn\n";
+        assert_eq!((y.0, graph.to_string().as_str()), (3, expected));
     }
 }

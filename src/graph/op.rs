@@ -241,12 +241,12 @@ impl Op {
             Self::ConcatPart { .. } => "concat_part",
             Self::AxisMap { map, .. } => match map {
                 AxisMap::Nearest { .. } | AxisMap::Linear { .. } => "upsample",
-                AxisMap::AdaptiveAvg { .. } => "adaptive_avg_pool",
+                AxisMap::AdaptiveAvg { .. } => "adaptive_avg_pool2d",
                 AxisMap::PadEdge { .. } | AxisMap::PadReflect { .. } => "pad",
             },
             Self::AxisMapBackward { map, .. } => match map {
                 AxisMap::Nearest { .. } | AxisMap::Linear { .. } => "upsample_backward",
-                AxisMap::AdaptiveAvg { .. } => "adaptive_avg_pool_backward",
+                AxisMap::AdaptiveAvg { .. } => "adaptive_avg_pool2d_backward",
                 AxisMap::PadEdge { .. } | AxisMap::PadReflect { .. } => "pad_backward",
             },
             Self::Flatten { .. } => "flatten",

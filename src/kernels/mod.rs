@@ -9,15 +9,19 @@ use std::fmt::Debug;
 
 use crate::tensor::Args;
 
+pub mod axis_map;
 pub mod batch;
 pub mod conv;
 pub mod copy;
+pub mod counter;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod elementwise;
-pub mod layout;
+pub mod norm;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;
+pub mod strided;
 pub mod update;
 
 /// One operation with its geometry, ready to run.

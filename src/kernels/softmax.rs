@@ -1,79 +1,44 @@
-//! Softmax over the last axis and its gradient.
+//! Softmax along any axis, its logarithm, and their gradients.
+
+mod columns;
+mod rows;
 
 use super::Kernel;
-use super::elementwise::{Chunks, load_first, store_first};
-use crate::simd::{Isa, Simd, dispatch::multiversion, math};
+use super::elementwise::Chunks;
+use crate::simd::Isa;
 use crate::tensor::Args;
+pub(super) use rows::{row_exp, row_max};
 
-/// Sixteen zeros and sixteen times −∞: sixteen of them from `16 − n` on, added to a vector, leave its first `n` lanes
-/// and turn the others, if they are zero, into what no maximum and no sum of exponentials notices.
-const MASK: [f32; 32] = {
-    let mut mask = [0.0; 32];
-    let mut i = 16;
-    while i < 32 {
-        mask[i] = f32::NEG_INFINITY;
-        i += 1;
-    }
-    mask
-};
-
-/// `n ≤ LANES` values, then −∞.
-///
-/// # Safety
-/// `n` readable floats at `p`; the CPU has the level's features.
-#[inline(always)]
-unsafe fn load_row<S: Simd>(p: *const f32, n: usize) -> S::V {
-    // SAFETY: `16 − n ..` has at least sixteen of the 32 entries.
-    unsafe {
-        if n == S::LANES { S::load(p) } else { S::add(S::load_partial(p, n), S::load(MASK.as_ptr().add(16 - n))) }
-    }
+/// A tensor as lines along one axis: `outer` times `classes` times `inner` elements.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines {
+    /// Product of the sizes before the axis.
+    pub outer: usize,
+    /// Size of the axis.
+    pub classes: usize,
+    /// Product of the sizes behind the axis: the distance between neighbours of a line.
+    pub inner: usize,
 }
 
-/// Largest of `n ≥ 1` values, NaN aside; −∞ if there is none.
-///
-/// # Safety
-/// `n` readable floats at `p`; the CPU has the level's features.
-#[inline(always)]
-pub(super) unsafe fn row_max<S: Simd>(p: *const f32, n: usize) -> f32 {
-    // SAFETY: every access lies within `n` elements.
-    unsafe {
-        let mut best = S::splat(f32::NEG_INFINITY);
-        for i in (0..n).step_by(S::LANES) {
-            // `best`, the second operand, stays where the value is NaN.
-            best = S::max(load_row::<S>(p.add(i), S::LANES.min(n - i)), best);
+impl Lines {
+    /// `rows` lines that are contiguous in memory.
+    pub fn rows(rows: usize, classes: usize) -> Self {
+        Self { outer: rows, classes, inner: 1 }
+    }
+
+    /// Floats of the tensor.
+    pub fn volume(self) -> usize {
+        self.outer * self.classes * self.inner
+    }
+
+    /// Rows, or blocks of neighbouring lines, as tasks.
+    fn chunks(self) -> Chunks {
+        if self.inner == 1 {
+            return row_chunks(self.outer, self.classes);
         }
-        S::max_lane(best)
+        let blocks = if self.classes == 0 { 0 } else { self.outer * self.inner.div_ceil(columns::BLOCK) };
+        Chunks::new(blocks, 4 * self.classes * self.inner.min(columns::BLOCK))
     }
-}
-
-/// Writes `exp(x − max)` of a row and returns its sum; `dst` may be `src`.
-///
-/// # Safety
-/// `n` floats at both addresses; the CPU has the level's features.
-#[inline(always)]
-pub(super) unsafe fn row_exp<S: Simd>(src: *const f32, max: f32, dst: *mut f32, n: usize) -> f32 {
-    // SAFETY: every access lies within `n` elements.
-    unsafe {
-        let (max, mut sum) = (S::splat(max), S::splat(0.0));
-        for i in (0..n).step_by(S::LANES) {
-            let lanes = S::LANES.min(n - i);
-            let e = math::exp::<S>(S::sub(load_row::<S>(src.add(i), lanes), max));
-            sum = S::add(sum, e);
-            store_first::<S>(dst.add(i), e, lanes);
-        }
-        S::sum(sum)
-    }
-}
-
-/// Softmax, shifted by each row's maximum. Operands: `src`, `dst` (`rows` × `classes` floats; may be the same memory).
-///
-/// A row with NaN, with +∞, or with nothing but −∞ gives NaN.
-#[derive(Debug, Clone)]
-pub struct Softmax {
-    isa: Isa,
-    rows: usize,
-    classes: usize,
-    chunks: Chunks,
 }
 
 /// Tasks of row-wise work: an exponential counts as a few elements.
@@ -81,34 +46,28 @@ pub(super) fn row_chunks(rows: usize, classes: usize) -> Chunks {
     Chunks::new(if classes == 0 { 0 } else { rows }, 4 * classes)
 }
 
+/// Softmax of every line, or its logarithm, shifted by the line's maximum. Operands: `src`, `dst` (a float per element;
+/// may be the same memory).
+///
+/// A line with NaN, with +∞, or with nothing but −∞ gives NaN.
+#[derive(Debug, Clone)]
+pub struct Softmax {
+    isa: Isa,
+    lines: Lines,
+    log: bool,
+    chunks: Chunks,
+}
+
 impl Softmax {
-    /// Softmax of `rows` rows over `classes` values.
-    pub fn new(isa: Isa, rows: usize, classes: usize) -> Self {
-        Self { isa, rows, classes, chunks: row_chunks(rows, classes) }
+    /// Softmax of those lines, or with `log` its logarithm.
+    pub fn new(isa: Isa, lines: Lines, log: bool) -> Self {
+        Self { isa, lines, log, chunks: lines.chunks() }
     }
 }
-
-#[inline(always)]
-unsafe fn softmax_body<S: Simd>(src: *const f32, dst: *mut f32, rows: usize, n: usize) {
-    // SAFETY: `rows · n` elements at both addresses.
-    unsafe {
-        for row in 0..rows {
-            let (src, dst) = (src.add(row * n), dst.add(row * n));
-            let sum = row_exp::<S>(src, row_max::<S>(src, n), dst, n);
-            let sum = S::splat(sum);
-            for i in (0..n).step_by(S::LANES) {
-                let lanes = S::LANES.min(n - i);
-                store_first::<S>(dst.add(i), S::div(load_first::<S>(dst.add(i), lanes), sum), lanes);
-            }
-        }
-    }
-}
-
-multiversion! { fn softmax(src: *const f32, dst: *mut f32, rows: usize, n: usize) = softmax_body; }
 
 impl Kernel for Softmax {
     fn name(&self) -> String {
-        format!("softmax_{}", self.isa.name())
+        format!("{}softmax_{}", if self.log { "log_" } else { "" }, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -116,70 +75,45 @@ impl Kernel for Softmax {
     }
 
     fn flops(&self) -> u64 {
-        20 * (self.rows * self.classes) as u64
+        20 * self.lines.volume() as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let (rows, n) = (self.chunks.range(task), self.classes);
-        let src = args.src::<f32>(0).at(rows.start * n, rows.len() * n);
-        let dst = args.dst::<f32>(1).at(rows.start * n, rows.len() * n);
-        // SAFETY: the operands hold these rows, which belong to this task.
-        unsafe { softmax(self.isa, src, dst, rows.len(), n) };
+        let (items, lines) = (self.chunks.range(task), self.lines);
+        let src = args.src::<f32>(0).at(0, lines.volume());
+        let dst = args.dst::<f32>(1).at(0, lines.volume());
+        let function = match (lines.inner, self.log) {
+            (1, false) => rows::softmax,
+            (1, true) => rows::log_softmax,
+            (_, false) => columns::softmax,
+            (_, true) => columns::log_softmax,
+        };
+        // SAFETY: the operands hold these lines; the chunk's lines belong to this task.
+        unsafe { function(self.isa, src, dst, lines, items) };
     }
 }
 
-/// Gradient of softmax, `dst · (diff_dst − Σ diff_dst·dst)`. Operands: `diff_dst`, `dst` (the result), `diff_src`
-/// (`rows` × `classes` floats each; `diff_src` may be the memory of either).
+/// Gradient of softmax, `dst · (diff_dst − Σ diff_dst·dst)`, or of its logarithm, `diff_dst − exp(dst) · Σ diff_dst`.
+/// Operands: `diff_dst`, `dst` (the result), `diff_src` (a float per element each; `diff_src` may be the memory of
+/// either).
 #[derive(Debug, Clone)]
 pub struct SoftmaxBackward {
     isa: Isa,
-    rows: usize,
-    classes: usize,
+    lines: Lines,
+    log: bool,
     chunks: Chunks,
 }
 
 impl SoftmaxBackward {
-    /// Gradient of `rows` rows of `classes` values.
-    pub fn new(isa: Isa, rows: usize, classes: usize) -> Self {
-        Self { isa, rows, classes, chunks: row_chunks(rows, classes) }
+    /// Gradient of softmax of those lines, or with `log` of its logarithm.
+    pub fn new(isa: Isa, lines: Lines, log: bool) -> Self {
+        Self { isa, lines, log, chunks: lines.chunks() }
     }
-}
-
-#[inline(always)]
-unsafe fn softmax_backward_body<S: Simd>(
-    diff_dst: *const f32,
-    dst: *const f32,
-    diff_src: *mut f32,
-    rows: usize,
-    n: usize,
-) {
-    // SAFETY: `rows · n` elements at all addresses.
-    unsafe {
-        for row in 0..rows {
-            let (g, y, out) = (diff_dst.add(row * n), dst.add(row * n), diff_src.add(row * n));
-            let mut dot = S::splat(0.0);
-            for i in (0..n).step_by(S::LANES) {
-                let lanes = S::LANES.min(n - i);
-                dot = S::fma(load_first::<S>(g.add(i), lanes), load_first::<S>(y.add(i), lanes), dot);
-            }
-            let dot = S::splat(S::sum(dot));
-            for i in (0..n).step_by(S::LANES) {
-                let lanes = S::LANES.min(n - i);
-                let centred = S::sub(load_first::<S>(g.add(i), lanes), dot);
-                store_first::<S>(out.add(i), S::mul(load_first::<S>(y.add(i), lanes), centred), lanes);
-            }
-        }
-    }
-}
-
-multiversion! {
-    fn softmax_backward(diff_dst: *const f32, dst: *const f32, diff_src: *mut f32, rows: usize, n: usize)
-        = softmax_backward_body;
 }
 
 impl Kernel for SoftmaxBackward {
     fn name(&self) -> String {
-        format!("softmax_backward_{}", self.isa.name())
+        format!("{}softmax_backward_{}", if self.log { "log_" } else { "" }, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -187,15 +121,22 @@ impl Kernel for SoftmaxBackward {
     }
 
     fn flops(&self) -> u64 {
-        4 * (self.rows * self.classes) as u64
+        let per_element = if self.log { 20 } else { 4 };
+        per_element * self.lines.volume() as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let (rows, n) = (self.chunks.range(task), self.classes);
-        let diff_dst = args.src::<f32>(0).at(rows.start * n, rows.len() * n);
-        let dst = args.src::<f32>(1).at(rows.start * n, rows.len() * n);
-        let diff_src = args.dst::<f32>(2).at(rows.start * n, rows.len() * n);
-        // SAFETY: the operands hold these rows, which belong to this task.
-        unsafe { softmax_backward(self.isa, diff_dst, dst, diff_src, rows.len(), n) };
+        let (items, lines) = (self.chunks.range(task), self.lines);
+        let diff_dst = args.src::<f32>(0).at(0, lines.volume());
+        let dst = args.src::<f32>(1).at(0, lines.volume());
+        let diff_src = args.dst::<f32>(2).at(0, lines.volume());
+        let function = match (lines.inner, self.log) {
+            (1, false) => rows::softmax_backward,
+            (1, true) => rows::log_softmax_backward,
+            (_, false) => columns::softmax_backward,
+            (_, true) => columns::log_softmax_backward,
+        };
+        // SAFETY: the operands hold these lines; the chunk's lines belong to this task.
+        unsafe { function(self.isa, diff_dst, dst, diff_src, lines, items) };
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! In training only where the gradient follows from the result: otherwise the gradient reads the value before it too.
 
-use super::readers;
+use super::rewrites::named;
+use super::{Rewrites, readers};
 use crate::graph::{Graph, Op, ValueId};
 
-pub fn run(graph: &mut Graph, outputs: &[ValueId]) {
+pub fn run(graph: &mut Graph, outputs: &[ValueId], rewrites: &mut Rewrites) {
     let readers = readers(graph, outputs);
     let mut nodes = graph.nodes().to_vec();
     let mut producer = vec![None; graph.value_count()];
@@ -19,12 +20,15 @@ pub fn run(graph: &mut Graph, outputs: &[ValueId]) {
         let Op::Unary(kind) = nodes[index].op else { continue };
         let (source, result) = (nodes[index].inputs[0], nodes[index].outputs[0]);
         let Some(maker) = producer[source.0].filter(|_| readers[source.0] == 1) else { continue };
-        let (Op::Conv2d { activation, .. } | Op::Linear { activation }) = &mut nodes[maker].op else { continue };
-        if activation.is_none() {
-            *activation = Some(kind);
-            nodes[maker].outputs = vec![result];
-            fused[index] = true;
+        let free = matches!(nodes[maker].op, Op::Conv2d { activation: None, .. } | Op::Linear { activation: None });
+        if !free || !rewrites.allow(|| format!("fused {} into {}", named(&nodes[index]), named(&nodes[maker]))) {
+            continue;
         }
+        if let Op::Conv2d { activation, .. } | Op::Linear { activation } = &mut nodes[maker].op {
+            *activation = Some(kind);
+        }
+        nodes[maker].outputs = vec![result];
+        fused[index] = true;
     }
     let kept = nodes.into_iter().zip(fused).filter_map(|(node, fused)| (!fused).then_some(node)).collect();
     graph.set_nodes(kept);
@@ -48,17 +52,17 @@ mod tests {
     #[test]
     fn an_activation_joins_the_layer_before_it() {
         let (mut graph, _, z) = linear_then_tanh();
-        run(&mut graph, &[z]);
+        run(&mut graph, &[z], &mut Rewrites::new(None));
         assert_eq!(graph.nodes().len(), 1);
         assert_eq!(graph.nodes()[0].op, Op::Linear { activation: Some(UnaryKind::Tanh) });
         assert_eq!(graph.nodes()[0].outputs, [z]);
-        graph.check();
+        graph.check(&[z]).unwrap();
     }
 
     #[test]
     fn a_value_with_another_reader_stays() {
         let (mut graph, y, z) = linear_then_tanh();
-        run(&mut graph, &[y, z]);
+        run(&mut graph, &[y, z], &mut Rewrites::new(None));
         assert_eq!(graph.nodes().len(), 2);
     }
 }

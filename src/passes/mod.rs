@@ -1,22 +1,50 @@
 //! Rewrites of a graph into an equal graph that runs faster; one rewrite per file. No kernels, no ISA.
+//!
+//! Every single rewrite is counted and described, and may be the last one allowed: a wrong result is traced to the
+//! rewrite that makes it wrong ([`bisect`]).
 
+pub mod bisect;
 mod drop_dead;
 mod fuse_activation;
+mod rewrites;
 
 use crate::graph::{Graph, ValueId};
+pub use rewrites::{PassReport, Rewrites};
 
-/// A rewrite: the graph and the values that must survive it.
-type Pass = fn(&mut Graph, &[ValueId]);
+/// A rewrite: the graph, the values that must survive it, and the count of single rewrites, each of which it asks for.
+pub type Pass = fn(&mut Graph, &[ValueId], &mut Rewrites);
 
 /// Every rewrite by name, in the order in which they run.
-const PASSES: [(&str, Pass); 2] = [("drop_dead", drop_dead::run), ("fuse_activation", fuse_activation::run)];
+pub const PASSES: [(&str, Pass); 2] = [("drop_dead", drop_dead::run), ("fuse_activation", fuse_activation::run)];
 
-/// Runs all rewrites; in debug builds the graph is checked after each.
-pub fn simplify(graph: &mut Graph, outputs: &[ValueId]) {
-    graph.check();
-    for (_, pass) in PASSES {
-        pass(graph, outputs);
-        graph.check();
+/// Runs all rewrites, stopping after `limit` single ones if there is a limit, and reports what each pass did.
+pub fn simplify(graph: &mut Graph, outputs: &[ValueId], limit: Option<usize>) -> Vec<PassReport> {
+    run(graph, outputs, &PASSES, limit)
+}
+
+/// [`simplify`] with passes of one's own. In debug builds the graph is checked after each.
+pub fn run(
+    graph: &mut Graph,
+    outputs: &[ValueId],
+    passes: &[(&'static str, Pass)],
+    limit: Option<usize>,
+) -> Vec<PassReport> {
+    verify(graph, outputs, "tracing");
+    let mut rewrites = Rewrites::new(limit);
+    let report = |&(name, pass): &(&'static str, Pass)| {
+        let before = graph.nodes().len();
+        pass(graph, outputs, &mut rewrites);
+        verify(graph, outputs, name);
+        PassReport { name, before, after: graph.nodes().len(), rewrites: rewrites.take() }
+    };
+    passes.iter().map(report).collect()
+}
+
+fn verify(graph: &Graph, outputs: &[ValueId], after: &str) {
+    if cfg!(debug_assertions)
+        && let Err(error) = graph.check(outputs)
+    {
+        panic!("after {after}: {error}");
     }
 }
 

@@ -46,6 +46,9 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for pass in &self.passes {
+            write!(f, "{pass}")?;
+        }
         for step in self.report() {
             writeln!(f, "  {} {} {} -> {} ({} tasks)", step.op, step.name, step.shape, step.kernel, step.tasks)?;
             for (candidate, reason) in &step.refused {

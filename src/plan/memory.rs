@@ -1,6 +1,6 @@
 //! Places buffers in one arena so that buffers alive at the same time never overlap. Pure.
 
-use crate::tensor::ALIGN;
+use crate::tensor::{ALIGN, GUARD};
 
 /// A buffer's size and the first and last step that touch it.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,11 @@ impl Lifetime {
     fn meets(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
+
+    /// What it takes of the arena, with its guard in debug builds.
+    fn room(&self) -> usize {
+        (self.bytes + GUARD).next_multiple_of(ALIGN)
+    }
 }
 
 /// Offsets of all buffers and the bytes of the whole arena: largest first, each at the lowest offset that is free for
@@ -26,7 +31,7 @@ pub fn place(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
     let mut total = 0;
     for index in order {
         let life = lifetimes[index];
-        let bytes = life.bytes.next_multiple_of(ALIGN);
+        let bytes = life.room();
         let mut offset = 0;
         for &other in &placed {
             if !lifetimes[other].meets(&life) {
@@ -35,7 +40,7 @@ pub fn place(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
             if offset + bytes <= offsets[other] {
                 break;
             }
-            offset = offset.max(offsets[other] + lifetimes[other].bytes.next_multiple_of(ALIGN));
+            offset = offset.max(offsets[other] + lifetimes[other].room());
         }
         offsets[index] = offset;
         total = total.max(offset + bytes);
@@ -53,7 +58,7 @@ mod tests {
     #[test]
     fn a_chain_needs_two_buffers() {
         let chain: Vec<Lifetime> = (0..6).map(|i| Lifetime { bytes: 1000, first: i, last: i + 1 }).collect();
-        assert_eq!(place(&chain).1, 2 * 1024);
+        assert_eq!(place(&chain).1, 2 * (1024 + GUARD));
     }
 
     proptest! {
@@ -65,9 +70,10 @@ mod tests {
                 spans.iter().map(|&(bytes, first, length)| Lifetime { bytes, first, last: first + length }).collect();
             let (offsets, total) = place(&lifetimes);
             for (i, a) in lifetimes.iter().enumerate() {
-                prop_assert!(offsets[i] % ALIGN == 0 && offsets[i] + a.bytes <= total);
+                prop_assert!(offsets[i] % ALIGN == 0 && offsets[i] + a.bytes + GUARD <= total);
                 for (j, b) in lifetimes.iter().enumerate().skip(i + 1) {
-                    let apart = offsets[i] + a.bytes <= offsets[j] || offsets[j] + b.bytes <= offsets[i];
+                    let ends = [offsets[i] + a.bytes + GUARD, offsets[j] + b.bytes + GUARD];
+                    let apart = ends[0] <= offsets[j] || ends[1] <= offsets[i];
                     prop_assert!(apart || !a.meets(b));
                 }
             }

@@ -4,6 +4,9 @@
 pub mod explain;
 mod lower;
 mod memory;
+mod tables;
+
+use std::sync::Arc;
 
 use crate::config::Algorithm;
 use crate::error::Result;
@@ -11,7 +14,7 @@ use crate::graph::{Graph, Op, Role, ValueId};
 use crate::kernels::Kernel;
 use crate::passes;
 use crate::simd::Isa;
-use crate::tensor::DType;
+use crate::tensor::{AlignedBuf, DType, GUARD, scratch_pitch};
 
 /// What choices depend on, beside the shapes. Never the number of threads, never a timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +23,8 @@ pub struct Options {
     pub isa: Isa,
     /// Permitted algorithms.
     pub algorithm: Algorithm,
+    /// Most single rewrites of the graph, to find out which one makes a result wrong.
+    pub rewrites: Option<usize>,
 }
 
 /// Where a buffer lies while the plan runs.
@@ -119,15 +124,17 @@ pub struct Plan {
     /// Weights packed outside the run.
     pub packs: Vec<PackJob>,
     /// Contents of the constants.
-    pub constants: Vec<std::sync::Arc<Vec<f32>>>,
+    pub constants: Vec<Arc<Vec<f32>>>,
     /// What the caller passes.
     pub inputs: Vec<InputSpec>,
     /// Shapes and types of the results.
-    pub outputs: Vec<(Vec<usize>, DType)>,
+    pub outputs: Vec<(Arc<[usize]>, DType)>,
     /// Slots of stored tensors that the plan writes.
     pub written: Vec<usize>,
     /// Index of the first step that writes stored tensors; until then a run can be given up.
     pub first_effect: usize,
+    /// The first step that touches each buffer of the arena and each result, as (step, buffer) by step.
+    pub births: Vec<(usize, usize)>,
     /// Bytes of the arena.
     pub arena_bytes: usize,
     /// Bytes of scratch per thread.
@@ -138,6 +145,8 @@ pub struct Plan {
     pub work: u64,
     /// What the choices depended on.
     pub options: Options,
+    /// What the rewrites did to the graph.
+    pub passes: Vec<passes::PassReport>,
 }
 
 /// Work below so many floating-point operations and bytes stays on the calling thread: waking others costs more.
@@ -149,23 +158,47 @@ impl Plan {
         self.work < SMALL
     }
 
-    /// Bytes one run needs beside the caller's arrays: arena, outputs and packed weights.
-    pub fn peak_bytes(&self) -> usize {
+    /// Bytes that a run on a team of `threads` needs beside the caller's arrays and stored tensors, as the system counts
+    /// them: arena, scratch, results, packed weights and constants.
+    pub fn peak_bytes(&self, threads: usize) -> usize {
+        let packed = self.packs.iter().map(|pack| AlignedBuf::footprint(pack.bytes)).sum::<usize>();
+        AlignedBuf::footprint(self.arena_bytes)
+            + AlignedBuf::footprint(self.scratch_total(threads))
+            + self.output_total()
+            + packed
+            + self.constants.iter().map(|data| size_of_val(data.as_slice())).sum::<usize>()
+    }
+
+    /// Bytes of scratch for a team of `threads`.
+    pub fn scratch_total(&self, threads: usize) -> usize {
+        scratch_pitch(self.scratch_bytes) * threads
+    }
+
+    /// Bytes of all results, as the system counts them.
+    pub fn output_total(&self) -> usize {
         let outputs = self.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Output(_)));
-        self.arena_bytes + self.packed_bytes() + outputs.map(|buffer| buffer.bytes).sum::<usize>()
+        outputs.map(|buffer| AlignedBuf::footprint(buffer.bytes + GUARD)).sum()
     }
 
     /// Bytes of weights packed outside the run.
     pub fn packed_bytes(&self) -> usize {
         self.packs.iter().map(|pack| pack.bytes).sum()
     }
+
+    /// The team that runs it: one thread if that is enough, else as many as are configured.
+    pub fn threads(&self) -> Result<usize> {
+        // Read always: a bad setting shows at once.
+        let configured = crate::config::threads()?.0;
+        Ok(if self.is_small() { 1 } else { configured })
+    }
 }
 
 /// Compiles a graph: simplify, fuse, lower, place memory.
 pub fn compile(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
     let mut graph = graph.clone();
-    passes::simplify(&mut graph, outputs);
+    let passes = passes::simplify(&mut graph, outputs, options.rewrites);
     let mut plan = lower::lower(&graph, outputs, options)?;
+    plan.passes = passes;
     plan.inputs = inputs(&graph);
     Ok(plan)
 }

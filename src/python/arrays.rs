@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat};
 
 use crate::arena::give_output;
+use crate::error::Error;
 use crate::program::{InputView, OutputBuf};
 use crate::tensor::{AlignedBuf, DType};
 
@@ -82,9 +83,13 @@ impl<'py> Input<'py> {
             )));
         }
         let count = self.shape().iter().product::<usize>();
-        let mut floats = vec![0.0f32; count];
-        // SAFETY: the array holds `count` contiguous floats; the vector is new.
-        unsafe { std::ptr::copy_nonoverlapping(self.data(), floats.as_mut_ptr().cast(), count * size_of::<f32>()) };
+        let mut floats: Vec<f32> = Vec::new();
+        floats.try_reserve_exact(count).map_err(|_| Error::Memory(count as u128 * size_of::<f32>() as u128))?;
+        // SAFETY: the array holds `count` contiguous floats; the vector is new and has room for them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.data(), floats.as_mut_ptr().cast(), count * size_of::<f32>());
+            floats.set_len(count);
+        }
         Ok(floats)
     }
 }
@@ -108,6 +113,7 @@ pub fn output(py: Python<'_>, output: OutputBuf) -> PyResult<Bound<'_, PyAny>> {
     if shape.is_empty() && dtype == DType::F32 {
         // SAFETY: a 0-d float result has four bytes.
         let value = unsafe { data.cast::<f32>().read() };
+        give_output(buffer);
         return Ok(PyFloat::new(py, f64::from(value)).into_any());
     }
     let owner = Bound::new(py, OutputMemory(Some(buffer)))?.into_any();

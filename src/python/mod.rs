@@ -10,6 +10,7 @@ mod parameter;
 mod program;
 mod reference;
 mod settings;
+mod shadows;
 
 use pyo3::prelude::*;
 
@@ -28,7 +29,7 @@ mod _core {
     use super::program::{Program, last_input_addresses};
     #[pymodule_export]
     use super::settings::{
-        config, fma_peak, get_algorithm, get_num_threads, isa_levels, random_permutation, random_uniform,
-        set_algorithm, set_isa, set_num_threads,
+        config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, isa_levels,
+        random_permutation, random_uniform, set_algorithm, set_isa, set_num_threads,
     };
 }

@@ -75,12 +75,16 @@ pub struct Program {
 #[pymethods]
 impl Program {
     #[new]
-    #[pyo3(signature = (graph, outputs, name=""))]
-    fn new(graph: &Bound<'_, Graph>, outputs: Vec<usize>, name: &str) -> PyResult<Self> {
+    #[pyo3(signature = (graph, outputs, name="", rewrites=None))]
+    fn new(graph: &Bound<'_, Graph>, outputs: Vec<usize>, name: &str, rewrites: Option<usize>) -> PyResult<Self> {
         let traced = graph.get().traced();
         let names = traced.graph.inputs().iter().map(|&id| traced.graph.value(id).name.clone()).collect();
         let outputs = outputs.into_iter().map(ValueId).collect();
-        let program = Arc::new(program::Program::new(traced.graph, outputs, traced.parameters, name.to_owned())?);
+        let mut program = program::Program::new(traced.graph, outputs, traced.parameters, name.to_owned())?;
+        if let Some(limit) = rewrites {
+            program = program.limited(limit);
+        }
+        let program = Arc::new(program);
         register(&program);
         Ok(Self { program, names })
     }
@@ -114,8 +118,11 @@ impl Program {
         }
         let report = PyDict::new(py);
         report.set_item("steps", steps)?;
-        report.set_item("peak_bytes", plan.peak_bytes())?;
+        let threads = plan.threads()?;
+        report.set_item("peak_bytes", plan.peak_bytes(threads))?;
         report.set_item("arena_bytes", plan.arena_bytes)?;
+        report.set_item("scratch_bytes", plan.scratch_total(threads))?;
+        report.set_item("output_bytes", plan.output_total())?;
         report.set_item("packed_bytes", plan.packed_bytes())?;
         report.set_item("parameter_bytes", program.parameter_bytes())?;
         report.set_item("flops", plan.flops)?;

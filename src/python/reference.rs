@@ -45,17 +45,15 @@ fn tensor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
 fn contents(stored: &Stored) -> Tensor {
     let _guard = stored.read();
     let (data, count) = (stored.slot().ptr(), stored.shape().iter().product::<usize>());
-    // SAFETY: aligned storage of `count` elements of the type, which nobody writes while the read lock is held.
-    match stored.dtype() {
-        DType::I64 => {
-            let ints = unsafe { std::slice::from_raw_parts(data.cast::<i64>(), count) };
-            Tensor::ints(stored.shape().to_vec(), ints.to_vec())
-        }
-        _ => {
-            let floats = unsafe { std::slice::from_raw_parts(data.cast::<f32>(), count) };
-            Tensor::floats(stored.shape().to_vec(), floats.iter().map(|&x| f64::from(x)).collect())
-        }
+    let shape = stored.shape().to_vec();
+    if stored.dtype() == DType::I64 {
+        // SAFETY: aligned storage of `count` integers, which nobody writes while the read lock is held.
+        let ints = unsafe { std::slice::from_raw_parts(data.cast::<i64>(), count) };
+        return Tensor::ints(shape, ints.to_vec());
     }
+    // SAFETY: aligned storage of `count` floats, which nobody writes while the read lock is held.
+    let floats = unsafe { std::slice::from_raw_parts(data.cast::<f32>(), count) };
+    Tensor::floats(shape, floats.iter().map(|&x| f64::from(x)).collect())
 }
 
 /// A tensor as an array of its own.

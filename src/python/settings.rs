@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use numpy::{PyArray1, ToPyArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::arrays::output;
+use crate::arena::take_output;
 use crate::config::{self as setting, Algorithm};
-use crate::error::Error;
+use crate::program::OutputBuf;
 use crate::random::{self, Stream};
 use crate::simd::Isa;
+use crate::tensor::{DType, faults, volume};
 
 /// Sets the number of threads, 1 to 256, exactly.
 #[pyfunction]
@@ -90,20 +92,44 @@ pub fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(facts)
 }
 
+/// An array of `size` elements that `fill` writes.
+fn filled<T: Copy>(
+    py: Python<'_>,
+    size: usize,
+    dtype: DType,
+    fill: impl FnOnce(&mut [T]),
+) -> PyResult<Bound<'_, PyAny>> {
+    debug_assert_eq!(size_of::<T>(), dtype.size());
+    let bytes = volume(&[size])? * dtype.size();
+    let buffer = take_output(bytes)?;
+    // SAFETY: aligned memory of our own, `size` numbers of a type that any bytes make.
+    fill(unsafe { std::slice::from_raw_parts_mut(buffer.ptr().cast(), size) });
+    output(py, OutputBuf { buffer, shape: [size].into(), dtype })
+}
+
 /// `size` floats in [0, 1) from Philox4x32-10 keyed by (seed, stream).
 #[pyfunction]
-pub fn random_uniform(py: Python<'_>, seed: u64, stream: u64, size: usize) -> PyResult<Bound<'_, PyArray1<f32>>> {
-    let mut numbers = Vec::new();
-    numbers.try_reserve_exact(size).map_err(|_| Error::Memory(size as u128 * 4))?;
+pub fn random_uniform(py: Python<'_>, seed: u64, stream: u64, size: usize) -> PyResult<Bound<'_, PyAny>> {
     let mut stream = Stream::new(seed, stream);
-    numbers.extend((0..size).map(|_| stream.uniform()));
-    Ok(numbers.to_pyarray(py))
+    filled(py, size, DType::F32, |numbers: &mut [f32]| numbers.fill_with(|| stream.uniform()))
 }
 
 /// A permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream).
 #[pyfunction]
-pub fn random_permutation(py: Python<'_>, seed: u64, stream: u64, size: usize) -> Bound<'_, PyArray1<i64>> {
-    random::permutation(seed, stream, size).to_pyarray(py)
+pub fn random_permutation(py: Python<'_>, seed: u64, stream: u64, size: usize) -> PyResult<Bound<'_, PyAny>> {
+    filled(py, size, DType::I64, |order: &mut [i64]| random::permutation(seed, stream, order))
+}
+
+/// Lets the `count`-th allocation of tensor memory from now on fail, once; 0 lets all succeed (for tests).
+#[pyfunction]
+pub fn fail_allocation(count: u64) {
+    faults::arm(count);
+}
+
+/// Whether a failure that was asked for is still to come.
+#[pyfunction]
+pub fn failure_is_due() -> bool {
+    faults::armed()
 }
 
 /// Measures the register-only multiply-add rate of a team of `threads` in GFLOP/s.

@@ -67,7 +67,9 @@ pub fn reduce(kind: ReduceKind, x: &Tensor, axes: &[usize], shape: &[usize]) -> 
     }
     if kind == ReduceKind::Mean {
         let count: usize = axes.iter().map(|&axis| x.shape()[axis]).product();
-        y.iter_mut().for_each(|y| *y /= count as f64);
+        for y in &mut y {
+            *y /= count as f64;
+        }
     }
     Tensor::floats(shape.to_vec(), y)
 }

@@ -61,11 +61,13 @@ impl Tensor {
     }
 
     /// The same elements in another shape.
+    #[must_use]
     pub fn reshaped(&self, shape: &[usize]) -> Self {
         Self { shape: shape.to_vec(), data: self.data.clone() }
     }
 
     /// The shape with as many numbers.
+    #[must_use]
     pub fn with(&self, data: Vec<f64>) -> Self {
         Self::floats(self.shape.clone(), data)
     }

@@ -20,6 +20,19 @@ unsafe fn head(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n).cast()) }
 }
 
+/// Four floats of a row beside four of the row that is four times `step` further.
+///
+/// # Safety
+/// Both are readable.
+#[inline(always)]
+unsafe fn half(row: *const f32, step: isize) -> __m256 {
+    // SAFETY: the caller's word.
+    unsafe {
+        let (low, high) = (_mm_loadu_ps(row), _mm_loadu_ps(row.offset(4 * step)));
+        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+    }
+}
+
 impl Simd for Avx2 {
     type V = __m256;
     type M = __m256;
@@ -170,5 +183,23 @@ impl Simd for Avx2 {
     unsafe fn select(m: __m256, a: __m256, b: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_blendv_ps(b, a, m) }
+    }
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
+        // SAFETY: trait contract: eight rows of eight floats on both sides.
+        unsafe {
+            for right in [0, 4] {
+                let src = src.add(right);
+                let (a, b) = (half(src, src_step), half(src.offset(src_step), src_step));
+                let (c, d) = (half(src.offset(2 * src_step), src_step), half(src.offset(3 * src_step), src_step));
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                let dst = dst.add(right * dst_step);
+                _mm256_storeu_ps(dst, _mm256_shuffle_ps::<0x44>(ab, cd));
+                _mm256_storeu_ps(dst.add(dst_step), _mm256_shuffle_ps::<0xEE>(ab, cd));
+                _mm256_storeu_ps(dst.add(2 * dst_step), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+                _mm256_storeu_ps(dst.add(3 * dst_step), _mm256_shuffle_ps::<0xEE>(ab_high, cd_high));
+            }
+        }
     }
 }

@@ -160,4 +160,9 @@ impl Simd for Avx512 {
         // SAFETY: trait contract.
         unsafe { _mm512_mask_blend_ps(m, b, a) }
     }
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
+        // SAFETY: trait contract; this level includes the one below.
+        unsafe { super::Avx2::transpose8(src, src_step, dst, dst_step) }
+    }
 }

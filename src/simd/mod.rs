@@ -142,6 +142,9 @@ pub trait Simd: Copy + 'static {
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
 
+    /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
+
     /// Sum of all lanes by halving: lane i with lane i + LANES/2, and so on down to one.
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {

@@ -184,4 +184,16 @@ impl Simd for Portable {
         }
         out
     }
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: eight rows of eight floats on both sides by the trait's contract; moved as patterns.
+                unsafe {
+                    let value = src.offset(column as isize * src_step).add(row).cast::<u32>().read_unaligned();
+                    dst.add(row * dst_step + column).cast::<u32>().write_unaligned(value);
+                }
+            }
+        }
+    }
 }

@@ -1,16 +1,26 @@
 //! Every small kernel against naive references in double precision, on every level that this CPU has.
 #![allow(clippy::float_cmp)] // exact results are compared as such
 
+#[path = "kernels/axis_map.rs"]
+mod axis_map;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
+#[path = "kernels/depthwise.rs"]
+mod depthwise;
+#[path = "kernels/dropout.rs"]
+mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/norm.rs"]
+mod norm;
 #[path = "kernels/pool.rs"]
 mod pool;
 #[path = "kernels/reduce.rs"]
 mod reduce;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/strided.rs"]
+mod strided;
 #[path = "kernels/update.rs"]
 mod update;
 

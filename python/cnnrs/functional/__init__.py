@@ -43,7 +43,16 @@ from cnnrs.functional.arithmetic import (
     square,
     sub,
 )
-from cnnrs.functional.conv import conv2d, conv2d_backward_data, conv2d_backward_weights
+from cnnrs.functional.conv import (
+    conv1d,
+    conv2d,
+    conv2d_backward_data,
+    conv2d_backward_weights,
+    conv_transpose2d,
+)
+from cnnrs.functional.conv import conv1d_padding as conv1d_padding
+from cnnrs.functional.conv import output_padding_pair as output_padding_pair
+from cnnrs.functional.dropout import drop_path, dropout, dropout2d
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
 from cnnrs.functional.loss import (
@@ -52,35 +61,53 @@ from cnnrs.functional.loss import (
     huber_loss,
     l1_loss,
     mse_loss,
-    softmax,
 )
+from cnnrs.functional.movement import concat, pad, reshape, slice, transpose
+from cnnrs.functional.norm import batch_norm, group_norm, layer_norm, local_response_norm
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
 from cnnrs.functional.reduction import max, mean, min, sum
+from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
+from cnnrs.functional.resample import adaptive_size as adaptive_size
+from cnnrs.functional.resample import upsample_mode as upsample_mode
+from cnnrs.functional.resample import upsample_size as upsample_size
+from cnnrs.functional.softmax import log_softmax, softmax
 
 __all__ = [
     "abs",
+    "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "clip",
+    "concat",
+    "conv1d",
     "conv2d",
     "conv2d_backward_data",
     "conv2d_backward_weights",
+    "conv_transpose2d",
     "cross_entropy",
     "div",
+    "drop_path",
+    "dropout",
+    "dropout2d",
     "elu",
     "exp",
     "flatten",
     "gelu",
     "global_avg_pool2d",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "huber_loss",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log",
+    "log_softmax",
     "matmul",
     "max",
     "max_pool2d",
@@ -92,11 +119,14 @@ __all__ = [
     "mse_loss",
     "mul",
     "neg",
+    "pad",
     "prelu",
     "relu",
     "relu6",
+    "reshape",
     "sigmoid",
     "silu",
+    "slice",
     "softmax",
     "softplus",
     "sqrt",
@@ -104,4 +134,6 @@ __all__ = [
     "sub",
     "sum",
     "tanh",
+    "transpose",
+    "upsample",
 ]

@@ -1,4 +1,4 @@
-"""Convolution and its gradients with respect to the input, the weight and the bias."""
+"""Convolution in one and two dimensions, its gradients, and its transpose."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
 from cnnrs.functional._dispatch import Array, PaddingLike, Size, Tensor, apply, window
+from cnnrs.functional.arithmetic import add
+from cnnrs.functional.movement import pad, reshape
 from cnnrs.graph import Value
 
 if TYPE_CHECKING:
@@ -174,3 +176,193 @@ def conv2d_backward_weights(
     attrs = window(op, x.shape[1:3], kernel_size, stride, padding, dilation)
     grad_w = apply(op, inputs, **attrs, groups=groups)[0]
     return cast("Tensor", grad_w), cast("Tensor", apply("sum", inputs[1:], axes=[0, 1, 2], keepdims=False)[0])
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Array | Value | Parameter,
+    bias: Array | Value | Parameter | None = None,
+    stride: Size = 1,
+    padding: PaddingLike = 0,
+    output_padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Compute the transpose of `conv2d`: what its gradient with respect to the input is.
+
+    Y[i*S + m*D - P, j*S + n*D - P, c] sums X[i,j,k] * W[m,n,c,k] over all i, j, k, m, n, plus b[c]; the output size
+    is (I - 1)*S - P_total + K_eff + output_padding with K_eff = dilation*(K - 1) + 1.
+
+    Args:
+        x: Feature maps (N, H, W, C).
+        weight: Kernels (kernel_h, kernel_w, O // groups, C), as `conv2d` from O to C channels has them.
+        bias: One number per output channel (O,), or None.
+        stride: Pixels between the windows that two neighbouring pixels spread into.
+        padding: Pixels taken away around the result; "same" makes it I * S.
+        output_padding: Pixels added behind; each below `stride` or `dilation`. 0 with "same".
+        dilation: Pixels between two taps of a kernel.
+        groups: Number of independent parts into which the channels are split; divides C and O.
+
+    Returns:
+        Feature maps (N, H_out, W_out, O).
+
+    Raises:
+        ShapeError: ranks or channels do not fit, no pixel, or a result without one.
+        TypeError: an array is not float32.
+        ValueError: a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F
+        >>> x, weight = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 3, 1), np.float32)
+        >>> F.conv_transpose2d(x, weight, stride=2).shape
+        (1, 4, 4, 3)
+    """
+    op = "conv_transpose2d"
+    inputs = [_args.check_array(x, op, "x", 4), _args.check_array(weight, op, "weight", 4)]
+    groups = _args.whole(groups, "groups", op)
+    if x.shape[3] != inputs[1].shape[3] or x.shape[3] % groups:
+        message = (
+            f"{graph.label(op)}: weight {inputs[1].shape} must have as many input channels (its last axis) as x "
+            f"{x.shape}, and groups {groups} must divide them"
+        )
+        raise ShapeError(message)
+    kernel = inputs[1].shape[:2]
+    attrs = _conv_window(op, x.shape[1:3], kernel, stride, "valid", dilation)
+    step, spread = attrs["stride"], attrs["dilation"]
+    extra = output_padding_pair(output_padding, step, spread, op)
+    given = _args.padding(padding, op)
+    if given == "same" and any(extra):
+        message = f'{graph.label(op)}: output_padding must be 0 for padding "same", got {_args.show(output_padding)}'
+        raise ValueError(message)
+    axes = [
+        _transposed_axis(op, name, x.shape[axis + 1], kernel[axis], step[axis], spread[axis], around, extra[axis])
+        for axis, (name, around) in enumerate(zip(("height", "width"), _by_axis(given), strict=True))
+    ]
+    (height, top, bottom, below), (width, left, right, beside) = axes
+    attrs["padding"] = ((top, bottom), (left, right))
+    (y,) = apply("conv2d_backward_data", inputs, **attrs, groups=groups, input_size=(height, width))
+    if below or beside:
+        y = pad(y, ((0, below), (0, beside)))
+    return cast("Tensor", y if bias is None else _biased(op, y, bias))
+
+
+def output_padding_pair(value: object, stride: tuple[int, int], dilation: tuple[int, int], op: str) -> tuple[int, int]:
+    """Return `output_padding` as a pair.
+
+    Raises:
+        ValueError: neither an int nor a pair of them, or not below stride or dilation.
+    """
+    extra = _args.pair(value, "output_padding", op, 0)
+    if any(more >= max(step, spread) for more, step, spread in zip(extra, stride, dilation, strict=True)):
+        message = (
+            f"{graph.label(op)}: output_padding must be below stride or dilation, "
+            f"got output_padding {extra} for stride {stride} and dilation {dilation}"
+        )
+        raise ValueError(message)
+    return extra
+
+
+def _by_axis(given: _args.Padding | str) -> tuple[Any, Any]:
+    """Return the padding of each axis, a pair or "same"."""
+    if given == "valid":
+        return (0, 0), (0, 0)
+    return (given, given) if isinstance(given, str) else given
+
+
+def _transposed_axis(
+    op: str, name: str, size: int, kernel: int, stride: int, dilation: int, around: Any, extra: int
+) -> tuple[int, int, int, int]:
+    """Return the size of the convolution's input, its padding, and how many zeros follow, for one axis."""
+    extent = dilation * (kernel - 1) + 1
+    before, after = (max(extent - stride, 0) // 2, -(-max(extent - stride, 0) // 2)) if around == "same" else around
+    out = size * stride if around == "same" else (size - 1) * stride - before - after + extent + extra
+    if size < 1 or not 1 <= out <= _args.LIMIT:
+        message = (
+            f"{graph.label(op)}: {name} {size} gives (size - 1)*stride - padding + K_eff + output_padding = "
+            f"({size} - 1)*{stride} - {before + after} + {extent} + {extra} = {out} pixels; both must be at least 1"
+        )
+        raise ShapeError(message)
+    if around == "same":
+        return out, before, after, 0
+    # Pixels behind are padding not taken away; beyond the last window they are zeros, of which those less than a
+    # stride away belong to the convolution.
+    behind = max(extra - after, 0)
+    zeros = min(behind, out) if behind >= stride else 0
+    return out - zeros, min(before, (size - 1) * stride + extent), max(after - extra, 0), zeros
+
+
+def _biased(op: str, y: Any, bias: Any) -> Any:
+    bias = _args.check_array(bias, op, "bias", 1)
+    if bias.shape[0] != y.shape[-1]:
+        message = f"{graph.label(op)}: bias must have shape ({y.shape[-1]},), got {bias.shape}"
+        raise ShapeError(message)
+    return add(y, bias)
+
+
+def conv1d(
+    x: Tensor,
+    weight: Array | Value | Parameter,
+    bias: Array | Value | Parameter | None = None,
+    stride: int = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve a batch of sequences with kernels: `conv2d` with a height of one.
+
+    Args:
+        x: Sequences (N, L, C).
+        weight: Kernels (kernel, C // groups, O).
+        bias: One number per output channel (O,), or None.
+        stride: Steps between two windows.
+        padding: Zeros on both sides, a pair (before, after), "same" (output ceil(L / S)) or "valid" (none).
+        dilation: Steps between two taps of a kernel.
+        groups: Number of independent parts into which the channels are split; divides C and O.
+
+    Returns:
+        Sequences (N, L_out, O).
+
+    Raises:
+        ShapeError: ranks or channels do not fit, or the kernel exceeds the padded sequence.
+        TypeError: an array is not float32.
+        ValueError: a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import functional as F
+        >>> x = np.arange(5, dtype=np.float32).reshape(1, 5, 1)
+        >>> F.conv1d(x, np.ones((3, 1, 1), np.float32)).ravel().tolist()
+        [3.0, 6.0, 9.0]
+    """
+    op = "conv1d"
+    x = _args.check_array(x, op, "x", 3)
+    weight = _args.check_array(weight, op, "weight", 3)
+    if bias is not None:
+        bias = _args.check_array(bias, op, "bias", 1)
+    step, spread = _args.whole(stride, "stride", op), _args.whole(dilation, "dilation", op)
+    groups, around = _args.whole(groups, "groups", op), conv1d_padding(padding, op)
+    if x.shape[2] != weight.shape[1] * groups:
+        message = (
+            f"{graph.label(op)}: weight {weight.shape} with groups={groups} expects "
+            f"{weight.shape[1]} * {groups} = {weight.shape[1] * groups} channels, x {x.shape} has {x.shape[2]}"
+        )
+        raise ShapeError(message)
+    image = reshape(x, (x.shape[0], 1, *x.shape[1:]))
+    kernels: Any = reshape(cast("Array", weight), (1, *weight.shape))
+    y: Tensor = conv2d(image, kernels, bias, (1, step), around, (1, spread), groups)
+    return reshape(y, (y.shape[0], *y.shape[2:]))
+
+
+def conv1d_padding(value: object, op: str) -> _args.Padding | str:
+    """Return the padding of one axis as that of an image of height one."""
+    if isinstance(value, str):
+        return _args.padding(value, op)
+    along = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(along) != 2 or any(isinstance(item, (tuple, list)) for item in along):
+        message = (
+            f'{graph.label(op)}: padding must be an int, (before, after), "same" or "valid", got {_args.show(value)}'
+        )
+        raise ValueError(message)
+    before, after = (_args.whole(item, "padding", op, 0) for item in along)
+    return (0, 0), (before, after)

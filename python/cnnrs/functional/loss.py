@@ -1,49 +1,19 @@
-"""From scores to probabilities, and to a loss."""
+"""From scores to a loss."""
 
 from __future__ import annotations
 
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _args, graph
-from cnnrs._core import ShapeError, UnsupportedError
-from cnnrs.functional._dispatch import AnyTensor, Array, Tensor, apply
+from cnnrs._core import ShapeError
+from cnnrs.functional._dispatch import AnyTensor, Array, apply
 from cnnrs.functional.activation import softplus
 from cnnrs.functional.arithmetic import abs, add, clip, mul, neg, square, sub
 from cnnrs.functional.reduction import mean
 from cnnrs.graph import Value
-
-
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Compute exp(x) / sum(exp(x)) along the last axis, with the row's maximum subtracted first.
-
-    Args:
-        x: Scores (N, K).
-        axis: The last axis, the only one there is yet.
-
-    Returns:
-        Probabilities (N, K); every row sums to 1.
-
-    Raises:
-        ShapeError: not two dimensions.
-        TypeError: the array is not float32, or `axis` not an int.
-        ValueError: `axis` is not an axis of the array.
-        UnsupportedError: an axis that is not the last one.
-
-    Examples:
-        >>> import numpy as np
-        >>> from cnnrs import functional as F
-        >>> F.softmax(np.zeros((1, 4), np.float32)).tolist()
-        [[0.25, 0.25, 0.25, 0.25]]
-    """
-    op = "softmax"
-    x = _args.check_array(x, op, "x", 2)
-    if _args.integer(axis, "axis", op, -2, 1) % 2 != 1:
-        message = f"{graph.label(op)}: axis must be the last one (-1), got {axis}"
-        raise UnsupportedError(message)
-    return cast("Tensor", apply(op, [x], axis=1)[0])
 
 
 @overload

@@ -185,27 +185,3 @@ class Sigmoid(Module):
     def forward(self, x: Any) -> Any:
         """Record the activation."""
         return functional.sigmoid(x)
-
-
-class Softmax(Module):
-    """Probabilities (N, K) of scores (N, K); see `functional.softmax`.
-
-    Args:
-        axis: The last axis, the only one there is yet.
-
-    Raises:
-        TypeError: `axis` is not an int.
-    """
-
-    def __init__(self, axis: int = -1) -> None:
-        """Keep the axis."""
-        super().__init__()
-        self.axis = _args.integer(axis, "axis", "Softmax", -_args.LIMIT, _args.LIMIT)
-
-    def forward(self, x: Any) -> Any:
-        """Record the softmax."""
-        return functional.softmax(x, self.axis)
-
-    def extra_repr(self) -> str:
-        """Return the axis."""
-        return f"axis={self.axis}"

@@ -1,7 +1,8 @@
 """First contents of parameters: each function returns a new float32 array of a shape.
 
 Random ones take the next stream of `cnnrs.manual_seed`. Fans are counted as in torch: for a kernel HWIO,
-fan_in = H * W * I and fan_out = H * W * O; for a linear weight (in, out), fan_in = in and fan_out = out.
+fan_in = H * W * I and fan_out = H * W * O, likewise for a kernel of one dimension; for a linear weight (in, out),
+fan_in = in and fan_out = out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def kaiming_uniform(shape: Shape, a: float = 0.0) -> Array:
     """Draw from U(-bound, bound) with bound = sqrt(6 / ((1 + a^2) * fan_in)) (He et al., 2015).
 
     Args:
-        shape: Shape of a weight, (in, out) or (kernel_h, kernel_w, in_channels // groups, out_channels).
+        shape: Shape of a weight, (in, out), (kernel, in // groups, out) or (kernel_h, kernel_w, in // groups, out).
         a: Slope of the following leaky ReLU on negative numbers; sqrt(5) gives torch's default for layers.
 
     Raises:
@@ -81,7 +82,7 @@ def xavier_uniform(shape: Shape, gain: float = 1.0) -> Array:
     """Draw from U(-bound, bound) with bound = gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
 
     Args:
-        shape: Shape of a weight, (in, out) or (kernel_h, kernel_w, in_channels // groups, out_channels).
+        shape: Shape of a weight, (in, out), (kernel, in // groups, out) or (kernel_h, kernel_w, in // groups, out).
         gain: Factor for the activation that follows, such as 5/3 for tanh.
 
     Raises:
@@ -95,15 +96,18 @@ def fans(shape: Shape, op: str = "fans") -> tuple[int, int]:
     """Return (fan_in, fan_out) of a weight's shape.
 
     Args:
-        shape: (in, out) or (kernel_h, kernel_w, in_channels // groups, out_channels).
+        shape: (in, out), or the same behind the sizes of a kernel of one or two dimensions.
         op: Stands before the error text.
 
     Raises:
-        ValueError: neither 2 nor 4 dimensions, or an empty weight.
+        ValueError: not 2 to 4 dimensions, or an empty weight.
     """
     shape = _checked(shape, op)
-    if len(shape) not in (2, 4) or 0 in shape:
-        message = f"{op}: shape must be (in, out) or (kernel_h, kernel_w, in, out) without zeros, got {shape}"
+    if not 2 <= len(shape) <= 4 or 0 in shape:
+        message = (
+            f"{op}: shape must be (in, out), (kernel, in, out) or (kernel_h, kernel_w, in, out) without zeros, "
+            f"got {shape}"
+        )
         raise ValueError(message)
     taps = math.prod(shape[:-2])
     return taps * shape[-2], taps * shape[-1]

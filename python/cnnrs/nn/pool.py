@@ -112,6 +112,36 @@ class AvgPool2d(_Pool2d):
         )
 
 
+class AdaptiveAvgPool2d(Module):
+    """Means over as many windows as the output has pixels; see `functional.adaptive_avg_pool2d`.
+
+    Args:
+        output_size: Height and width of the result, an int or (h, w); None keeps the size of an axis.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cnnrs import nn
+        >>> nn.AdaptiveAvgPool2d((1, None))(np.ones((2, 7, 5, 4), np.float32)).shape
+        (2, 1, 5, 4)
+    """
+
+    def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
+        """Check the size."""
+        super().__init__()
+        self.output_size = functional.adaptive_size(output_size, "AdaptiveAvgPool2d")
+
+    def forward(self, x: Any) -> Any:
+        """Record the pooling."""
+        return functional.adaptive_avg_pool2d(x, self.output_size)
+
+    def extra_repr(self) -> str:
+        """Return the size."""
+        return f"output_size={self.output_size}"
+
+
 class GlobalAvgPool2d(Module):
     """Mean of each channel of each image, (N, H, W, C) to (N, C); see `functional.global_avg_pool2d`."""
 

@@ -63,11 +63,18 @@ pub(super) fn reshape(operand: &ValueInfo, dims: &[Dim]) -> Results {
     let all = volume(&operand.shape)?;
     let mut shape = Vec::with_capacity(dims.len());
     let mut rest = None;
+    // What is left is counted without the axes that stay, so that it is known even if they are empty.
+    let mut spread = operand.shape.clone();
+    let mut known = 1usize;
     for &dim in dims {
         shape.push(match dim {
-            Dim::Size(size) => size,
+            Dim::Size(size) => {
+                known = known.saturating_mul(size);
+                size
+            }
             Dim::Same(axis) => {
                 axis_of(operand, axis)?;
+                spread[axis] = 1;
                 operand.shape[axis]
             }
             Dim::Rest => {
@@ -76,11 +83,10 @@ pub(super) fn reshape(operand: &ValueInfo, dims: &[Dim]) -> Results {
             }
         });
     }
-    let known = volume(&shape)?;
     if let Some(axis) = rest
         && known > 0
     {
-        shape[axis] = all / known;
+        shape[axis] = volume(&spread)? / known;
     }
     if volume(&shape)? == all && (known > 0 || rest.is_none()) {
         return float(shape);

@@ -31,6 +31,7 @@ pub struct BackwardWeights {
     geometry: Geometry,
     lattice: Lattice,
     reading: Reading,
+    frame: Frame,
     parts: usize,
     /// Neighbouring pixels whose gradients lie side by side in a vector.
     fold: usize,
@@ -66,6 +67,7 @@ impl BackwardWeights {
         } else {
             Reading::Pointers { rows: PIXELS }
         };
+        let frame = reading.frame(&lattice);
         let parts = if private { reading.units(&lattice).min(PARTS) } else { 1 };
         let channels = geometry.group_oc() * fold;
         let vectors = if channels <= isa.lanes() { 1 } else { 2 };
@@ -86,7 +88,7 @@ impl BackwardWeights {
                 }
             }
         }
-        Self { isa, geometry, lattice, reading, parts, fold, channels, vectors, blocks }
+        Self { isa, geometry, lattice, reading, frame, parts, fold, channels, vectors, blocks }
     }
 
     /// Gradients in the result operand, to be summed in order.
@@ -177,7 +179,6 @@ impl Kernel for BackwardWeights {
         let patches = head.wrapping_add(self.head_len());
         let folded = patches.wrapping_add(self.patches_len());
         let scratch = Scratch { table: scratch.cast(), head, patches, folded };
-        let frame = self.reading.frame(lattice);
         let source = args.src::<f32>(0).at(0, 0).wrapping_add(block.group * lattice.group_channels);
         let units = self.reading.units(lattice);
         let mut add = false;
@@ -192,13 +193,13 @@ impl Kernel for BackwardWeights {
                 let opened = self.reading.open(lattice, unit, rows.len(), source, scratch.head);
                 for piece in pieces(rows.len(), PIXELS) {
                     let rows = rows.start + piece.start..rows.start + piece.end;
-                    self.piece(block, part, rows, args, &opened, &frame, &scratch, add);
+                    self.piece(block, part, rows, args, &opened, &scratch, add);
                     add = true;
                 }
             }
             if !add {
                 let nothing = Opened::nothing();
-                self.piece(block, part, 0..0, args, &nothing, &frame, &scratch, false);
+                self.piece(block, part, 0..0, args, &nothing, &scratch, false);
             }
             if self.fold > 1 {
                 let len = self.geometry.weights_len();
@@ -220,12 +221,11 @@ impl BackwardWeights {
         rows: Range<usize>,
         args: &Args<'_>,
         opened: &Opened,
-        frame: &Frame,
         scratch: &Scratch,
         add: bool,
     ) {
         let (diff_dst, out) = (args.src::<f32>(1), args.dst::<f32>(2));
-        let lattice = &self.lattice;
+        let (lattice, frame) = (&self.lattice, &self.frame);
         let (nr, lanes, mr) = (self.nr(), self.isa.lanes(), tile_rows(self.isa, self.vectors));
         let diff_pitch = self.geometry.oc * self.fold;
         let base = part * self.geometry.weights_len();

@@ -1,6 +1,6 @@
 //! Forward and data gradient: walks over result pixels and runs tiles.
 
-use super::gather::{Lattice, Walk};
+use super::gather::{Frame, Lattice, Walk};
 use super::micro::{MAX_ROWS, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
@@ -30,6 +30,7 @@ struct Cut {
     row_tasks: usize,
     panel_tasks: usize,
     reading: Reading,
+    frame: Frame,
     /// Whether the weights of a task stay in cache.
     resident: bool,
 }
@@ -66,7 +67,8 @@ impl Indirect {
                 let row_tasks = if by_panels { 1 } else { wanted.min(units) };
                 let panel_tasks = wanted.div_ceil(row_tasks.max(1)).min(problem.panels());
                 let resident = weights / panel_tasks.max(1) <= RESIDENT;
-                let cut = Cut { first_task: tasks, row_tasks, panel_tasks, reading, resident };
+                let frame = reading.frame(lattice);
+                let cut = Cut { first_task: tasks, row_tasks, panel_tasks, reading, frame, resident };
                 tasks += row_tasks * panel_tasks * problem.geometry.groups;
                 cut
             })
@@ -114,7 +116,7 @@ impl Indirect {
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
         unsafe {
-            let tables = Tables::new(lattice, &cut.reading, self.mr, scratch);
+            let tables = Tables::new(lattice, &cut.reading, &cut.frame, self.mr, scratch);
             let source = src.at(0, 0).wrapping_add(group * lattice.group_channels);
             for unit in units {
                 let rows = cut.reading.rows(lattice, unit);

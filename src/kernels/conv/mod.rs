@@ -10,8 +10,11 @@
 //! * linear layers, as convolutions of one-pixel images.
 //!
 //! [`BackwardWeights`] reduces over pixels instead, with the same pointers.
+//!
+//! Where every output channel reads one input channel there is nothing to multiply matrices for: [`depthwise`].
 
 mod backward_weights;
+pub mod depthwise;
 mod gather;
 mod geometry;
 mod indirect;

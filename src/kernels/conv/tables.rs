@@ -153,7 +153,7 @@ impl Opened {
 pub struct Tables<'a> {
     lattice: &'a Lattice,
     reading: &'a Reading,
-    frame: Frame,
+    frame: &'a Frame,
     mr: usize,
     head: *mut f32,
     tiles: *mut u8,
@@ -184,11 +184,18 @@ impl<'a> Tables<'a> {
         head_bytes(lattice, reading) + tiles * tile_bytes(lattice, reading, mr)
     }
 
+    /// Tables of no tiles yet; the frame is the reading's.
+    ///
     /// # Safety
     /// `scratch` has [`Tables::bytes`] bytes on a 64-byte boundary.
-    pub unsafe fn new(lattice: &'a Lattice, reading: &'a Reading, mr: usize, scratch: *mut u8) -> Self {
+    pub unsafe fn new(
+        lattice: &'a Lattice,
+        reading: &'a Reading,
+        frame: &'a Frame,
+        mr: usize,
+        scratch: *mut u8,
+    ) -> Self {
         let head = head_bytes(lattice, reading);
-        let frame = reading.frame(lattice);
         if reading.per_segment() {
             // SAFETY: the zeros are the head.
             unsafe { std::ptr::write_bytes(scratch, 0, head) };
@@ -232,7 +239,7 @@ impl<'a> Tables<'a> {
                     *results.add(done + i) = start.wrapping_add(i * result_pitch);
                 }
                 if !self.per_segment() {
-                    let start = opened.pixel(&self.frame, walk);
+                    let start = opened.pixel(self.frame, walk);
                     for i in 0..run {
                         *table.add(done + i) = start.wrapping_add(i * self.frame.pixel);
                     }

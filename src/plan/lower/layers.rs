@@ -13,31 +13,44 @@ use crate::window::Window2d;
 impl Lowering<'_> {
     pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, activation: Option<UnaryKind>) {
         let isa = self.options.isa;
+        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_forward(node, geometry, epilogue);
+        };
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
-        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
         if let Some(&bias) = node.inputs.get(2) {
             operands.push(self.buffer(bias));
         }
         operands.push(self.buffer(node.outputs[0]));
+        self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
     }
 
     pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry) {
         let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_data(node, geometry);
+        };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 
     pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry) {
-        let kernel = conv::BackwardWeights::new(self.options.isa, geometry);
-        let parts = kernel.parts();
-        self.push_parts(node, kernel, parts, &node.inputs, geometry.describe());
+        let isa = self.options.isa;
+        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
+            return self.depthwise_backward_weights(node, geometry);
+        };
+        let kernel = conv::BackwardWeights::new(isa, geometry);
+        let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
     /// x (…, N, I), weight (…, I, O) → (…, N, O).
@@ -49,7 +62,7 @@ impl Lowering<'_> {
         };
         let isa = self.options.isa;
         let pack = conv::PackForward::new(isa, product.each);
-        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
         let kernel = conv::Forward::new(isa, product.each, Epilogue { bias: false, activation });
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
@@ -66,7 +79,7 @@ impl Lowering<'_> {
         };
         let isa = self.options.isa;
         let pack = conv::PackBackwardData::new(isa, product.each);
-        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         let kernel = conv::BackwardData::new(isa, product.each);
@@ -124,10 +137,6 @@ impl Product {
         };
         let each = Geometry::new(rows, [1, 1], inputs, outputs, 1, Window2d::UNIT)?;
         Ok(Self { each, count: (x.len() > 2).then(|| x[..x.len() - 2].iter().product()) })
-    }
-
-    fn format(&self, each: String) -> String {
-        self.count.map_or(each.clone(), |count| format!("{count} of {each}"))
     }
 
     fn describe(&self) -> String {

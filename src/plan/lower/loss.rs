@@ -1,32 +1,25 @@
 //! Softmax, cross-entropy, and the scaling of image bytes.
 
 use super::{FLOAT, Lowering};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Node, Scalar};
 use crate::kernels::cross_entropy::{CrossEntropy, CrossEntropyReduce, CrossEntropyTotals, Targets};
 use crate::kernels::{elementwise, softmax};
 use crate::tensor::{shape_text, volume};
 
 impl Lowering<'_> {
-    pub(super) fn softmax(&mut self, node: &Node, axis: usize, log: bool) -> Result<()> {
+    pub(super) fn softmax(&mut self, node: &Node, axis: usize, log: bool) {
         let shape = self.shape(node.inputs[0]);
-        if log || shape.len() != 2 || axis != 1 {
-            return Err(Error::Unsupported("this axis is not there yet".into()));
-        }
+        let kernel = softmax::Softmax::new(self.options.isa, lines(shape, axis), log);
         let operands = self.buffers(&[node.inputs[0], node.outputs[0]]);
-        self.push(node, softmax::Softmax::new(self.options.isa, shape[0], shape[1]), operands, shape_text(shape));
-        Ok(())
+        self.push_in_place(node, kernel, operands, shape_text(shape), Some((0, 1)));
     }
 
-    pub(super) fn softmax_backward(&mut self, node: &Node, axis: usize, log: bool) -> Result<()> {
+    pub(super) fn softmax_backward(&mut self, node: &Node, axis: usize, log: bool) {
         let shape = self.shape(node.inputs[0]);
-        if log || shape.len() != 2 || axis != 1 {
-            return Err(Error::Unsupported("this axis is not there yet".into()));
-        }
+        let kernel = softmax::SoftmaxBackward::new(self.options.isa, lines(shape, axis), log);
         let operands = self.buffers(&[node.inputs[0], node.inputs[1], node.outputs[0]]);
-        let kernel = softmax::SoftmaxBackward::new(self.options.isa, shape[0], shape[1]);
-        self.push(node, kernel, operands, shape_text(shape));
-        Ok(())
+        self.push_in_place(node, kernel, operands, shape_text(shape), Some((0, 2)));
     }
 
     pub(super) fn cross_entropy(&mut self, node: &Node, smoothing: f32, ignore: Option<i64>) {
@@ -61,4 +54,10 @@ impl Lowering<'_> {
         self.push(node, kernel, operands, shape_text(shape));
         Ok(())
     }
+}
+
+/// The lines along an axis.
+fn lines(shape: &[usize], axis: usize) -> softmax::Lines {
+    let (outer, inner) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
+    softmax::Lines { outer, classes: shape[axis], inner }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 mod arithmetic;
+mod depthwise;
 mod layers;
 mod loss;
 mod movement;
@@ -10,6 +11,7 @@ mod norm;
 mod place;
 mod update;
 
+use super::tables::afford;
 use super::{Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
@@ -24,7 +26,11 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     for node in pure.into_iter().chain(effects) {
-        lowering.node(node)?;
+        // A value of which only the shape is wanted is not computed.
+        if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            afford(graph, node)?;
+            lowering.node(node)?;
+        }
     }
     Ok(lowering.finish(outputs))
 }
@@ -46,11 +52,15 @@ struct Lowering<'a> {
     graph: &'a Graph,
     options: Options,
     written: Vec<usize>,
-    /// Whether anybody needs a value.
+    /// Whether anybody needs a value's numbers.
     read: Vec<bool>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
+    /// The value whose memory each value is: itself, or what it was reshaped from.
+    origin: Vec<ValueId>,
     steps: Vec<DraftStep>,
+    /// What the next step was chosen over, and why.
+    refused: Vec<(String, String)>,
     packs: Vec<PackJob>,
     constants: Vec<Arc<Vec<f32>>>,
 }
@@ -65,13 +75,15 @@ impl<'a> Lowering<'a> {
             })
             .collect();
         let mut read = vec![false; graph.value_count()];
-        for node in graph.nodes() {
-            for (index, id) in node.inputs.iter().enumerate() {
-                read[id.0] |= node.op.reads(index);
-            }
-        }
         for id in outputs {
             read[id.0] = true;
+        }
+        for node in graph.nodes().iter().rev() {
+            if node.op.has_effect() || node.outputs.iter().any(|id| read[id.0]) {
+                for (index, id) in node.inputs.iter().enumerate() {
+                    read[id.0] |= node.op.reads(index);
+                }
+            }
         }
         written.sort_unstable();
         written.dedup();
@@ -82,7 +94,9 @@ impl<'a> Lowering<'a> {
             read,
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
+            origin: (0..graph.value_count()).map(ValueId).collect(),
             steps: Vec::new(),
+            refused: Vec::new(),
             packs: Vec::new(),
             constants: Vec::new(),
         }
@@ -150,7 +164,7 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
-            refused: Vec::new(),
+            refused: std::mem::take(&mut self.refused),
         };
         self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
@@ -166,7 +180,7 @@ impl<'a> Lowering<'a> {
         format: String,
     ) -> usize {
         let bytes = floats * FLOAT;
-        match self.graph.value(weight).role {
+        match self.graph.value(self.origin[weight.0]).role {
             Role::Parameter { slot } if !self.written.contains(&slot) => {
                 let known = self.packs.iter().position(|pack| pack.slot == slot && pack.format == format);
                 let index = known.unwrap_or_else(|| {
@@ -241,36 +255,36 @@ impl<'a> Lowering<'a> {
             Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
             Op::Expand { mean } => self.expand(node, *mean)?,
             Op::Reshape { .. } | Op::ReshapeLike => self.alias(node),
-            Op::Transpose { axes } => self.transpose(node, axes)?,
-            Op::Slice { spans } => self.slice(node, spans)?,
-            Op::SliceBackward { spans } => self.slice_backward(node, spans)?,
-            Op::Pad { pads, value } => self.pad(node, pads, value.get())?,
-            Op::Concat { axis } => self.concat(node, *axis)?,
-            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index)?,
+            Op::Transpose { axes } => self.transpose(node, axes),
+            Op::Slice { spans } => self.slice(node, spans),
+            Op::SliceBackward { spans } => self.slice_backward(node, spans),
+            Op::Pad { pads, value } => self.pad(node, pads, value.get()),
+            Op::Concat { axis } => self.concat(node, *axis),
+            Op::ConcatPart { axis, index } => self.concat_part(node, *axis, *index),
             Op::AxisMap { axis, map } => self.axis_map(node, *axis, *map)?,
             Op::AxisMapBackward { axis, map, from } => self.axis_map_backward(node, *axis, *map, *from)?,
             Op::Flatten { order } => self.flatten(node, *order, input(0), false),
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
-            Op::Softmax { axis, log } => self.softmax(node, *axis, *log)?,
-            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log)?,
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
-            Op::BatchNormBackward => self.batch_norm_backward(node)?,
-            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
-            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get())?,
-            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups)?,
+            Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
+            Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
+            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
+            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
+            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
             Op::LocalResponseNorm { size, alpha, beta, k } => {
-                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()])?;
+                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()]);
             }
             Op::LocalResponseNormBackward { size, alpha, beta } => {
-                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()])?;
+                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()]);
             }
-            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream)?,
+            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream),
             Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore),
             Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
             Op::Update(optimizer) => self.update(node, *optimizer),
-            Op::Assign => self.assign(node)?,
+            Op::Assign => self.assign(node),
             Op::Blend => self.blend(node),
-            Op::Increment => self.increment(node)?,
+            Op::Increment => self.increment(node),
         }
         Ok(())
     }
@@ -281,12 +295,11 @@ impl<'a> Lowering<'a> {
         node: &Node,
         kernel: impl Kernel + 'static,
         parts: usize,
-        inputs: &[ValueId],
+        mut operands: Vec<usize>,
         shape: String,
     ) {
         let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
-        let mut operands = self.buffers(inputs);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);

@@ -44,11 +44,15 @@ impl Lowering<'_> {
         for (&buffer, offset) in arena.iter().zip(offsets) {
             self.drafts[buffer].place = Some(Place::Arena(offset));
         }
-        let buffers = self
+        let buffers: Vec<Buffer> = self
             .drafts
             .iter()
             .map(|draft| Buffer { place: draft.place.expect("every buffer was placed"), bytes: draft.bytes })
             .collect();
+        let made = |&(_, buffer): &(usize, usize)| matches!(buffers[buffer].place, Place::Arena(_) | Place::Output(_));
+        let first_touch = lives.iter().enumerate().filter_map(|(buffer, life)| Some(((*life)?.0, buffer)));
+        let mut births: Vec<(usize, usize)> = first_touch.filter(made).collect();
+        births.sort_unstable();
         let steps: Vec<Step> = self.steps.into_iter().map(|draft| draft.step).collect();
         let flops = steps.iter().map(|step| step.kernel.flops()).sum();
         Plan {
@@ -58,15 +62,17 @@ impl Lowering<'_> {
             inputs: Vec::new(),
             outputs: outputs
                 .iter()
-                .map(|&id| (self.graph.value(id).shape.clone(), self.graph.value(id).dtype))
+                .map(|&id| (self.graph.value(id).shape.as_slice().into(), self.graph.value(id).dtype))
                 .collect(),
             written: self.written,
             first_effect: steps.iter().position(|step| step.effect).unwrap_or(steps.len()),
+            births,
             arena_bytes,
             scratch_bytes: steps.iter().map(|step| step.kernel.scratch()).max().unwrap_or(0),
             flops,
             work: flops.max(self.drafts.iter().map(|draft| draft.bytes as u64).sum()),
             options: self.options,
+            passes: Vec::new(),
             steps,
         }
     }

@@ -1,9 +1,10 @@
 //! Nodes that write stored tensors.
 
-use super::Lowering;
-use crate::error::{Error, Result};
+use super::{FLOAT, Lowering};
 use crate::graph::op::Optimizer;
 use crate::graph::{Node, ValueId};
+use crate::kernels::copy::Copy;
+use crate::kernels::counter::Increment;
 use crate::kernels::update::{Adagrad, Adam, Blend, RmsProp, Rule, Sgd, Update};
 use crate::tensor::shape_text;
 
@@ -30,8 +31,12 @@ impl Lowering<'_> {
         self.push(node, Update::new(self.options.isa, rule, &lens), operands, shape);
     }
 
-    pub(super) fn assign(&mut self, _node: &Node) -> Result<()> {
-        Err(Error::Unsupported("assignment is not there yet".into()))
+    pub(super) fn assign(&mut self, node: &Node) {
+        let (tensor, value) = (self.buffer(node.inputs[0]), self.buffer(node.inputs[1]));
+        if tensor != value {
+            let kernel = Copy::new(self.len(node.inputs[0]) * FLOAT);
+            self.push(node, kernel, vec![value, tensor], shape_text(self.shape(node.inputs[0])));
+        }
     }
 
     pub(super) fn blend(&mut self, node: &Node) {
@@ -41,7 +46,8 @@ impl Lowering<'_> {
         self.push(node, kernel, operands, shape_text(self.shape(stored)));
     }
 
-    pub(super) fn increment(&mut self, _node: &Node) -> Result<()> {
-        Err(Error::Unsupported("counting is not there yet".into()))
+    pub(super) fn increment(&mut self, node: &Node) {
+        let operands = self.buffers(&node.inputs);
+        self.push(node, Increment, operands, shape_text(self.shape(node.inputs[0])));
     }
 }
