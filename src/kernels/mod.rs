@@ -9,8 +9,8 @@ use std::fmt::Debug;
 
 use crate::tensor::Args;
 
-pub mod batch;
 pub mod axis_map;
+pub mod batch;
 pub mod conv;
 pub mod copy;
 pub mod elementwise;

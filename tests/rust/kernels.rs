@@ -1,10 +1,10 @@
 //! Every small kernel against naive references in double precision, on every level that this CPU has.
 #![allow(clippy::float_cmp)] // exact results are compared as such
 
-#[path = "kernels/depthwise.rs"]
-mod depthwise;
 #[path = "kernels/axis_map.rs"]
 mod axis_map;
+#[path = "kernels/depthwise.rs"]
+mod depthwise;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
 #[path = "kernels/pool.rs"]
