@@ -329,22 +329,24 @@ impl Drop for Locks<'_> {
     }
 }
 
-/// Labels lie in `0..classes`.
+/// Labels keep the rules of all losses that read them.
 ///
 /// # Safety
 /// The view is readable.
 unsafe fn check_labels(input: &InputView<'_>, spec: &InputSpec) -> Result<()> {
-    let Some(classes) = spec.label_limit else { return Ok(()) };
     let count = input.shape.iter().product::<usize>();
     let data = input.data.cast::<i64>();
-    for row in 0..count {
-        // SAFETY: inside the view, which holds 64-bit integers.
-        let label = unsafe { data.add(row).read_unaligned() };
-        if label < 0 || label >= classes as i64 {
-            return Err(Error::Value(format!(
-                "cross_entropy: {} expects classes in [0, {classes}), received {label} at row {row}",
-                spec.name
-            )));
+    for rule in &spec.labels {
+        for row in 0..count {
+            // SAFETY: inside the view, which holds 64-bit integers.
+            let label = unsafe { data.add(row).read_unaligned() };
+            if !rule.allows(label) {
+                let or = rule.ignore.map_or(String::new(), |ignore| format!(" or ignore_index {ignore}"));
+                return Err(Error::Value(format!(
+                    "cross_entropy: {} expects classes in [0, {}){or}, received {label} at row {row}",
+                    spec.name, rule.classes
+                )));
+            }
         }
     }
     Ok(())

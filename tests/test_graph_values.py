@@ -45,7 +45,6 @@ NEEDS_NUMBERS: dict[str, Callable[[Any], Any]] = {
     "int()": int,
     "len()": len,
     "iteration": list,
-    "indexing": lambda v: v[0],
     "np.asarray()": np.asarray,
     "np.exp": np.exp,
     "np.multiply": lambda v: np.ones(3, np.float32) * v,

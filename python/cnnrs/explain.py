@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnrs import _args, _core
+from cnnrs import _args, _core, functional
+from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
 from cnnrs.nn._cache import output_values
 
@@ -38,7 +39,7 @@ class Summary(NamedTuple):
         inference_bytes: Peak bytes of a call beside the caller's arrays, as the system counts them: parameters, packed
             weights, intermediate results, scratch of the threads as they are set now, and the result.
         training_bytes: The same of a training step with cross-entropy, without the optimizer's state; None if the
-            output is not (N, classes) or nothing trains.
+            output is not (N, classes), nothing trains, or batch normalization gets one value per channel.
     """
 
     model: str
@@ -121,11 +122,16 @@ def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int |
     """Return the peak of a training step without the optimizer's state, None if there is no such step."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.trainable]
     with Trace(root=model, training=True) as trace:
-        logits = model(trace.input((batch, *sample), "float32", "x"))
+        try:
+            logits = model(trace.input((batch, *sample), "float32", "x"))
+        except ShapeError:
+            raise
+        except ValueError:  # a batch that training refuses: one value per channel
+            return None
         if not trainable or not isinstance(logits, Value) or logits.ndim != 2:
             return None
         labels = trace.input((batch,), "int64", "labels")
-        loss = trace.graph.add("cross_entropy", [logits.id, labels.id], {}, "")[0]
+        loss = functional.cross_entropy(logits, labels).id
         wrt = [trace.parameter(parameter, name).id for name, parameter in trainable]
         gradients = trace.graph.gradients([loss], [None], wrt)
     outputs = [loss, *(gradient for gradient in gradients if gradient is not None)]

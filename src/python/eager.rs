@@ -51,6 +51,11 @@ fn argument_names(op: &Op) -> &'static [&'static str] {
         Op::AvgPool2dBackward { .. } => &["grad_y"],
         Op::CrossEntropy { .. } => &["logits", "labels", "weight"],
         Op::Binary(_) => &["a", "b"],
+        Op::BatchNormTrain { .. } | Op::BatchNormInfer { .. } => {
+            &["x", "weight", "bias", "running_mean", "running_var"]
+        }
+        Op::GroupNorm { .. } => &["x", "weight", "bias"],
+        Op::Dropout { .. } => &["x", "key"],
         _ => &["x"],
     }
 }

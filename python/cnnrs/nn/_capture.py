@@ -32,7 +32,9 @@ def wanted(module: Module) -> tuple[str, ...]:
     """Return the names of the parts that open captures of this thread want of a module, each once."""
     if not _open.captures:
         return ()
-    return tuple(dict.fromkeys(name for capture in _open.captures if capture.module is module for name in capture.names))
+    return tuple(
+        dict.fromkeys(name for capture in _open.captures if capture.module is module for name in capture.names)
+    )
 
 
 class Capture:

@@ -129,6 +129,9 @@ impl Tape<'_> {
         }
         let Some(seed) = self.total(*first)? else { return Ok(()) };
         let (inputs, name) = (&node.inputs, node.name.as_str());
+        if matches!(node.op, Op::CrossEntropy { .. }) && inputs[1..].iter().any(|&id| self.wants(id)) {
+            return Err(unsupported(node, "class weights have no gradient"));
+        }
         if let (Op::CrossEntropy { .. }, Seed::One) = (&node.op, seed) {
             self.add(inputs[0], Seed::Value(node.outputs[2]));
             return Ok(());
