@@ -46,8 +46,8 @@ class Call:
 
     __slots__ = ("_program", "_trace")
 
-    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str) -> None:
-        self._program = _core.Program(trace.graph, outputs, name)
+    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str, plans: _core.PlanCache) -> None:
+        self._program = _core.Program(trace.graph, outputs, name, plans)
         self._trace = trace
 
     def __call__(self, *arrays: NDArray[Any]) -> list[Any]:
@@ -70,6 +70,7 @@ class Programs:
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._momentum: dict[str, _core.Parameter] = {}
         self._cache: dict[tuple[Any, ...], Call] = {}
+        self.plans = _core.PlanCache()
         self.sync()
 
     def sync(self) -> None:
@@ -171,13 +172,13 @@ class Programs:
             gradients = self._trace_gradients(trace, loss)
             hyper = trace.input((len(self.trainable), 4), "float32", "hyper", batched=False).id
             self._trace_update(trace, hyper, gradients, nesterov)
-        return Call(trace, [loss, correct], "step")
+        return Call(trace, [loss, correct], "step", self.plans)
 
     def _build_gradients(self, x: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
             loss, _ = self._trace_loss(trace, x)
             gradients = self._trace_gradients(trace, loss)
-        return Call(trace, [loss, *gradients], "gradients")
+        return Call(trace, [loss, *gradients], "gradients", self.plans)
 
     def _build_apply(self, nesterov: bool) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
@@ -187,12 +188,12 @@ class Programs:
                 for name, parameter in self.trainable.items()
             ]
             self._trace_update(trace, hyper, gradients, nesterov)
-        return Call(trace, [], "apply")
+        return Call(trace, [], "apply", self.plans)
 
     def _build_evaluate(self, x: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=False) as trace:
             loss, correct = self._trace_loss(trace, x)
-        return Call(trace, [loss, correct], "evaluate")
+        return Call(trace, [loss, correct], "evaluate", self.plans)
 
     def _trace_loss(self, trace: graph.Trace, x: NDArray[Any]) -> tuple[int, int]:
         """Record the forward pass and the loss; images and labels become inputs 0 and 1."""

@@ -43,10 +43,15 @@ class Key(NamedTuple):
 
 
 class ProgramCache:
-    """The programs of one module, least recently used first; lives as long as the module, is never copied."""
+    """The programs of one module, least recently used first; lives as long as the module, is never copied.
+
+    Attributes:
+        plans: The plans of all programs together.
+    """
 
     def __init__(self) -> None:
         """Make an empty cache."""
+        self.plans = _core.PlanCache()
         self._programs: OrderedDict[Key, Compiled] = OrderedDict()
         with _guard.lock:
             _caches.add(self)
@@ -121,7 +126,7 @@ def compile_module(module: Module, key: Key, batch: int) -> Compiled:
                 raise ShapeError(message)
             outputs = [functional.softmax(y)]
     name = type(module).__name__
-    program = _core.Program(trace.graph, [output.id for output in outputs], name)
+    program = _core.Program(trace.graph, [output.id for output in outputs], name, module._programs.plans)
     _log(name, key)
     # Only what a run needs is kept: the trace refers to the module, which owns the cache.
     return Compiled(program, trace.feed([None])[1:], single)
