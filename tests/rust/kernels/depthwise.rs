@@ -1,8 +1,8 @@
 //! Depthwise convolution and its gradients. Integers: every sum is exact, so results are equal or wrong.
 
+use cnnrs::function::UnaryKind;
 use cnnrs::kernels::conv::depthwise::{BackwardData, BackwardWeights, Forward, Repeat, SumRepeated, refusal};
 use cnnrs::kernels::conv::{self, Epilogue, Geometry};
-use cnnrs::function::UnaryKind;
 use cnnrs::kernels::reduce::Reduce;
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
