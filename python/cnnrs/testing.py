@@ -40,8 +40,8 @@ class GradientError(AssertionError):
         self.tensor, self.index, self.numeric, self.analytic = tensor, index, numeric, analytic
         place = "along a random direction" if index is None else f"at {index}"
         super().__init__(
-            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give {numeric:.9g} "
-            f"(difference {abs(numeric - analytic):.3g}, allowed {limit})"
+            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give "
+            f"{numeric:.9g} (difference {abs(numeric - analytic):.3g}, allowed {limit})"
         )
 
 

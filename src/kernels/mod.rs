@@ -9,11 +9,15 @@ use std::fmt::Debug;
 
 use crate::tensor::Args;
 
-pub mod batch;
 pub mod axis_map;
+pub mod batch;
 pub mod conv;
 pub mod copy;
+pub mod counter;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod elementwise;
+pub mod norm;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;

@@ -51,6 +51,11 @@ fn argument_names(op: &Op) -> &'static [&'static str] {
         Op::AvgPool2dBackward { .. } => &["grad_y"],
         Op::CrossEntropy { .. } => &["logits", "labels", "weight"],
         Op::Binary(_) => &["a", "b"],
+        Op::BatchNormTrain { .. } | Op::BatchNormInfer { .. } => {
+            &["x", "weight", "bias", "running_mean", "running_var"]
+        }
+        Op::GroupNorm { .. } => &["x", "weight", "bias"],
+        Op::Dropout { .. } => &["x", "key"],
         _ => &["x"],
     }
 }
@@ -108,6 +113,12 @@ fn within(py: Python<'_>, error: PyErr, op: &str) -> PyErr {
         return errors::ShapeError::new_err(text);
     }
     PyErr::from_type(error.get_type(py), text)
+}
+
+/// Number of one-op programs kept.
+#[pyfunction]
+pub fn cached_ops() -> usize {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |cache| cache.programs.len())
 }
 
 /// Drops cached one-op plans, plans of models, packed weights and unused memory.

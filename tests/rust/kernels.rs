@@ -1,12 +1,18 @@
 //! Every small kernel against naive references in double precision, on every level that this CPU has.
 #![allow(clippy::float_cmp)] // exact results are compared as such
 
-#[path = "kernels/depthwise.rs"]
-mod depthwise;
 #[path = "kernels/axis_map.rs"]
 mod axis_map;
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
+#[path = "kernels/depthwise.rs"]
+mod depthwise;
+#[path = "kernels/dropout.rs"]
+mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/norm.rs"]
+mod norm;
 #[path = "kernels/pool.rs"]
 mod pool;
 #[path = "kernels/reduce.rs"]

@@ -63,8 +63,10 @@ unsafe fn arithmetic_body<S: Simd>() {
                 check("sub", lanes_of::<S>(S::sub(va, vb)), &|i| a[i] - b[i]);
                 check("mul", lanes_of::<S>(S::mul(va, vb)), &|i| a[i] * b[i]);
                 check("div", lanes_of::<S>(S::div(va, vb)), &|i| a[i] / b[i]);
+                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("max", lanes_of::<S>(S::max(va, vb)), &|i| if a[i] > b[i] { a[i] } else { b[i] });
                 check("min", lanes_of::<S>(S::min(va, vb)), &|i| if a[i] < b[i] { a[i] } else { b[i] });
+                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("abs", lanes_of::<S>(S::abs(va)), &|i| a[i].abs());
                 check("with_sign", lanes_of::<S>(S::with_sign(S::abs(va), vb)), &|i| a[i].abs().copysign(b[i]));
                 // The sign of a zero result is not promised.
@@ -77,6 +79,7 @@ unsafe fn arithmetic_body<S: Simd>() {
                 let (gt, nan, eq) = (S::gt(va, vb), S::is_nan(va), S::eq_bits(va, vb));
                 for i in 0..S::LANES {
                     assert_eq!(truth_of::<S>(gt)[i], a[i] > b[i]);
+                    assert_eq!(truth_of::<S>(S::eq(va, vb))[i], a[i] == b[i]);
                     assert_eq!(truth_of::<S>(nan)[i], a[i].is_nan());
                     assert_eq!(truth_of::<S>(eq)[i], a[i].to_bits() == b[i].to_bits());
                     assert_eq!(truth_of::<S>(S::or(gt, nan))[i], a[i] > b[i] || a[i].is_nan());
@@ -97,6 +100,11 @@ unsafe fn arithmetic_body<S: Simd>() {
         for n in -126..=127 {
             let got = lanes_of::<S>(S::pow2(S::splat(n as f32)));
             assert!(got.iter().all(|&x| f64::from(x).to_bits() == 2f64.powi(n).to_bits()), "pow2({n})");
+        }
+        for (mantissa, exponent) in [(1.0, -126), (1.999_999_9, 127), (1.5, 0), (1.0, 24), (1.25, -1)] {
+            let (m, e) = S::split(S::splat((f64::from(mantissa) * 2f64.powi(exponent)) as f32));
+            assert!(lanes_of::<S>(m).iter().all(|&x| same(x, mantissa)), "mantissa of {mantissa}·2^{exponent}");
+            assert!(lanes_of::<S>(e).iter().all(|&x| same(x, exponent as f32)), "exponent of {mantissa}·2^{exponent}");
         }
         for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
             assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
@@ -170,6 +178,21 @@ macro_rules! apply {
 apply!(exp, exp_body, math::exp::<S>);
 apply!(tanh, tanh_body, math::tanh::<S>);
 apply!(sigmoid, sigmoid_body, math::sigmoid::<S>);
+apply!(expm1_negative, expm1_negative_body, math::expm1_negative::<S>);
+apply!(log, log_body, math::log::<S>);
+apply!(softplus, softplus_body, math::softplus::<S>);
+apply!(silu, silu_body, silu_of::<S>);
+apply!(silu_slope, silu_slope_body, math::silu_slope::<S>);
+apply!(gelu, gelu_body, math::gelu::<S>);
+apply!(gelu_slope, gelu_slope_body, math::gelu_slope::<S>);
+apply!(gelu_tanh, gelu_tanh_body, math::gelu_tanh::<S>);
+apply!(gelu_tanh_slope, gelu_tanh_slope_body, math::gelu_tanh_slope::<S>);
+
+#[inline(always)]
+unsafe fn silu_of<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the shell has the level's features.
+    unsafe { math::gate::<S>(x, x) }
+}
 
 type Function = unsafe fn(Isa, &mut [f32]);
 type Reference = fn(f64) -> f64;
@@ -186,22 +209,16 @@ fn ulps(got: f32, want: f64) -> f64 {
     (f64::from(got) - want).abs() / 2f64.powi(exponent - 23)
 }
 
-/// Largest error over floats of all magnitudes and signs, every 1021st pattern of 2³².
-fn worst(function: Function, isa: Isa, reference: Reference) -> (f64, f32) {
-    let mut worst = (0.0, 0.0);
-    let patterns: Vec<f32> = (0..=u32::MAX).step_by(1021).map(f32::from_bits).collect();
-    for part in patterns.chunks_exact(4096) {
-        let mut got = part.to_vec();
-        // SAFETY: the level is available.
-        unsafe { function(isa, &mut got) };
-        for (&x, &y) in part.iter().zip(&got) {
-            let error = ulps(y, reference(f64::from(x)));
-            if error > worst.0 {
-                worst = (error, x);
-            }
-        }
-    }
-    worst
+/// Every 1021st float of all magnitudes and signs.
+fn everywhere() -> Vec<f32> {
+    (0..=u32::MAX).step_by(1021).map(f32::from_bits).take(4_206_592).collect()
+}
+
+fn all(function: Function, isa: Isa, x: &[f32]) -> Vec<f32> {
+    let mut got = x.to_vec();
+    // SAFETY: the level is available.
+    unsafe { function(isa, &mut got) };
+    got
 }
 
 fn one(function: Function, isa: Isa, x: f32) -> f32 {
@@ -212,17 +229,123 @@ fn one(function: Function, isa: Isa, x: f32) -> f32 {
     lanes[0]
 }
 
+fn logistic(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The normal distribution's `Φ(−x)`: a series near zero, a continued fraction in the tail.
+fn upper_tail(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    if x.is_nan() {
+        return x;
+    }
+    if x.abs() < 3.0 {
+        let (mut term, mut sum) = (x, x);
+        for k in 1..60 {
+            term *= x * x / f64::from(2 * k + 1);
+            sum += term;
+        }
+        return 0.5 - density * sum;
+    }
+    let a = x.abs();
+    let fraction = (1..80).rev().fold(a, |rest, k| a + f64::from(k) / rest);
+    let tail = if density == 0.0 { 0.0 } else { density / fraction };
+    if x > 0.0 { tail } else { 1.0 - tail }
+}
+
+fn density(x: f64) -> f64 {
+    (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+/// `2·√(2/π)·(x + 0.044715·x³)` and its derivative.
+fn cubic(x: f64) -> (f64, f64) {
+    let c = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+    (c * (x + 0.044_715 * x * x * x), c * (1.0 + 0.134_145 * x * x))
+}
+
+/// Functions that cross zero, or whose argument is itself rounded: the error in units of the last place of a sum of
+/// magnitudes, everywhere.
+#[test]
+fn slopes_keep_their_error_bounds() {
+    type Magnitude = fn(f64) -> (f64, f64);
+    let table: [(&str, Function, Magnitude, f64); 4] = [
+        ("silu_slope", silu_slope, |x| gated(x, x, 1.0), 4.0),
+        (
+            "gelu_slope",
+            gelu_slope,
+            |x| {
+                let (phi, line) = (upper_tail(-x), x * density(x));
+                (phi + line, phi + line.abs())
+            },
+            8.0,
+        ),
+        (
+            "gelu_tanh_slope",
+            gelu_tanh_slope,
+            |x| {
+                let (v, slope) = cubic(x);
+                let (value, size) = gated(x, v, slope);
+                (value, size * (1.0 + v.abs().min(100.0)))
+            },
+            4.0,
+        ),
+        (
+            "gelu_tanh",
+            gelu_tanh,
+            |x| {
+                let v = cubic(x).0;
+                let value = x * logistic(v);
+                (value, value.abs() * (1.0 + (2.0 / 3.0) * (-v).clamp(0.0, 150.0)))
+            },
+            3.0,
+        ),
+    ];
+    let floats = everywhere();
+    for (name, function, magnitude, bound) in table {
+        // Beyond, the limits hold.
+        let wanted: Vec<(f64, f64)> = floats
+            .iter()
+            .map(|&x| magnitude(f64::from(x).clamp(-120.0, if name == "gelu_tanh" { f64::INFINITY } else { 120.0 })))
+            .collect();
+        for isa in Isa::available() {
+            for ((&x, &y), &(want, size)) in floats.iter().zip(&all(function, isa, &floats)).zip(&wanted) {
+                let error = (f64::from(y) - want).abs();
+                let close = error <= bound * size * 2f64.powi(-23) + 128.0 * f64::from(f32::MIN_POSITIVE);
+                let fine = close || f64::from(y) == want || (y.is_nan() && x.is_nan());
+                let units = error / size * 2f64.powi(23);
+                assert!(fine, "{name} on {}: {y:e} for {want:e} at {x:e}, {units} units", isa.name());
+            }
+        }
+    }
+}
+
+/// Derivative of `x·sigmoid(v)` and the sum of the magnitudes of its terms.
+fn gated(x: f64, v: f64, slope: f64) -> (f64, f64) {
+    let s = logistic(v);
+    let line = x * slope * s * logistic(-v);
+    (s + line, s + line.abs())
+}
+
 #[test]
 fn functions_keep_their_error_bounds() {
-    let table: [(&str, Function, Reference, f64); 3] = [
+    let table: [(&str, Function, Reference, f64); 8] = [
         ("exp", exp, f64::exp, 1.2),
         ("tanh", tanh, f64::tanh, 1.5),
-        ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 2.5),
+        ("sigmoid", sigmoid, logistic, 2.5),
+        ("expm1_negative", expm1_negative, |x| if x > 0.0 { 0.0 } else { x.exp_m1() }, 2.0),
+        ("log", log, f64::ln, 1.5),
+        ("softplus", softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p() + 0.0 * x.max(-1.0).min(1.0), 3.0),
+        ("silu", silu, |x| if x < -1e3 { -0.0 } else { x * logistic(x) }, 3.0),
+        ("gelu", gelu, |x| if x < -40.0 { -0.0 } else { x * upper_tail(-x) }, 5.0),
     ];
-    for isa in Isa::available() {
-        for (name, function, reference, bound) in table {
-            let (error, x) = worst(function, isa, reference);
-            assert!(error <= bound, "{name} on {}: {error} ulp at {x:e}, stated {bound}", isa.name());
+    let floats = everywhere();
+    for (name, function, reference, bound) in table {
+        let wanted: Vec<f64> = floats.iter().map(|&x| reference(f64::from(x))).collect();
+        for isa in Isa::available() {
+            for ((&x, &y), &want) in floats.iter().zip(&all(function, isa, &floats)).zip(&wanted) {
+                let error = ulps(y, want);
+                assert!(error <= bound, "{name} on {}: {error} ulp at {x:e}, stated {bound}", isa.name());
+            }
         }
     }
 }
@@ -234,7 +357,7 @@ fn functions_are_exact_where_they_must_be() {
             let got = one(function, isa, x);
             assert!(same(got, y), "{}: f({x}) = {got} instead of {y}", isa.name());
         };
-        for function in [exp as Function, tanh, sigmoid] {
+        for function in [exp as Function, tanh, sigmoid, log, softplus, silu, gelu, gelu_tanh, expm1_negative] {
             is(function, f32::NAN, f32::NAN);
         }
         is(exp, 0.0, 1.0);
@@ -257,6 +380,33 @@ fn functions_are_exact_where_they_must_be() {
         is(sigmoid, 1e4, 1.0);
         is(sigmoid, f32::NEG_INFINITY, 0.0);
         is(sigmoid, -1e4, 0.0);
+        is(log, 1.0, 0.0);
+        is(log, 0.0, f32::NEG_INFINITY);
+        is(log, -0.0, f32::NEG_INFINITY);
+        is(log, -1.0, f32::NAN);
+        is(log, f32::NEG_INFINITY, f32::NAN);
+        is(log, f32::INFINITY, f32::INFINITY);
+        is(log, 1e-45, f64::from(1e-45f32).ln() as f32);
+        is(softplus, f32::NEG_INFINITY, 0.0);
+        is(softplus, f32::INFINITY, f32::INFINITY);
+        is(softplus, 1e30, 1e30);
+        is(expm1_negative, 0.0, 0.0);
+        is(expm1_negative, f32::NEG_INFINITY, -1.0);
+        is(expm1_negative, -1e-30, -1e-30);
+        for function in [silu as Function, gelu, gelu_tanh] {
+            is(function, f32::NEG_INFINITY, -0.0);
+            is(function, -1e30, -0.0);
+            is(function, f32::INFINITY, f32::INFINITY);
+            is(function, 1e30, 1e30);
+            is(function, 0.0, 0.0);
+        }
+        for function in [silu_slope as Function, gelu_slope, gelu_tanh_slope] {
+            assert_eq!(one(function, isa, f32::NEG_INFINITY), 0.0);
+            is(function, f32::INFINITY, 1.0);
+            is(function, f32::NAN, f32::NAN);
+        }
+        is(silu_slope, 0.0, 0.5);
+        is(gelu_tanh_slope, 0.0, 0.5);
         let tiny = one(sigmoid, isa, -100.0);
         assert!(tiny > 0.0 && tiny < 1e-43);
     }

@@ -147,7 +147,7 @@ impl Kernel for UnaryBackward {
             a: args.src::<f32>(0).at(range.start, range.len()),
             b: args.src::<f32>(1).at(range.start, range.len()),
             dst: args.dst::<f32>(2).at(range.start, range.len()),
-            rows: 1,
+            count: 1,
             n: range.len(),
             pitch: [0, 0],
         };

@@ -111,7 +111,7 @@ impl Kernel for Binary {
                 a: a.at(from[0], extent(0)),
                 b: b.at(from[1], extent(1)),
                 dst: dst.at(at, rows * n),
-                rows,
+                count: rows,
                 n,
                 pitch,
             };

@@ -7,18 +7,18 @@ use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
-/// A tensor broadcast to a shape, every element divided by a number. Operands: `src`, `dst` (floats of their shapes).
+/// A tensor broadcast to a shape, every element divided by a number if one is given. Operands: `src`, `dst` (floats of their shapes).
 #[derive(Debug, Clone)]
 pub struct Expand {
     isa: Isa,
     broadcast: Broadcast,
-    divisor: f32,
+    divisor: Option<f32>,
     chunks: Chunks,
 }
 
 impl Expand {
     /// From the shape `src`, which broadcasts to `shape`.
-    pub fn new(isa: Isa, shape: &[usize], src: &[usize], divisor: f32) -> Result<Self> {
+    pub fn new(isa: Isa, shape: &[usize], src: &[usize], divisor: Option<f32>) -> Result<Self> {
         let broadcast = Broadcast::new(shape, [src, shape])?;
         let chunks = Chunks::new(broadcast.len(), 1);
         Ok(Self { isa, broadcast, divisor, chunks })
@@ -34,21 +34,20 @@ unsafe fn expand_body<S: Simd, const STEP: usize>(
     rows: usize,
     n: usize,
     pitch: usize,
-    divisor: f32,
+    divisor: Option<f32>,
 ) {
     for row in 0..rows {
         // SAFETY: every access lies within a row.
         unsafe {
             let (src, dst) = (src.add(row * pitch), dst.add(row * n));
-            let one = S::splat(src.read_unaligned() / divisor);
+            let first = src.read_unaligned();
+            let one = S::splat(divisor.map_or(first, |divisor| first / divisor));
             for i in (0..n).step_by(S::LANES) {
                 let lanes = S::LANES.min(n - i);
-                let value = if STEP == 0 {
-                    one
-                } else if divisor == 1.0 {
-                    load_first::<S>(src.add(i), lanes)
-                } else {
-                    S::div(load_first::<S>(src.add(i), lanes), S::splat(divisor))
+                let value = match divisor {
+                    _ if STEP == 0 => one,
+                    None => load_first::<S>(src.add(i), lanes),
+                    Some(divisor) => S::div(load_first::<S>(src.add(i), lanes), S::splat(divisor)),
                 };
                 store_first::<S>(dst.add(i), value, lanes);
             }
@@ -57,10 +56,10 @@ unsafe fn expand_body<S: Simd, const STEP: usize>(
 }
 
 multiversion! {
-    fn fill(src: *const f32, dst: *mut f32, rows: usize, n: usize, pitch: usize, divisor: f32) = expand_body, [0];
+    fn fill(src: *const f32, dst: *mut f32, rows: usize, n: usize, pitch: usize, divisor: Option<f32>) = expand_body, [0];
 }
 multiversion! {
-    fn copy(src: *const f32, dst: *mut f32, rows: usize, n: usize, pitch: usize, divisor: f32) = expand_body, [1];
+    fn copy(src: *const f32, dst: *mut f32, rows: usize, n: usize, pitch: usize, divisor: Option<f32>) = expand_body, [1];
 }
 
 impl Kernel for Expand {

@@ -112,17 +112,17 @@ struct Rows {
     a: *const f32,
     b: *const f32,
     dst: *mut f32,
-    rows: usize,
+    count: usize,
     n: usize,
     pitch: [usize; 2],
 }
 
 /// # Safety
-/// `rows` rows of `n` elements, contiguous in `dst`, which equals an operand element by element or overlaps none.
+/// `count` rows of `n` elements, contiguous in `dst`, which equals an operand element by element or overlaps none.
 #[inline(always)]
 unsafe fn zip_body<S: Simd, F: Zip, const A: usize, const B: usize>(function: F, call: Rows) {
-    let Rows { a, b, dst, rows, n, pitch } = call;
-    for row in 0..rows {
+    let Rows { a, b, dst, count, n, pitch } = call;
+    for row in 0..count {
         // SAFETY: every access lies within the `n` elements of a row, or is the one element that stands for a row.
         unsafe {
             let (a, b, dst) = (a.add(row * pitch[0]), b.add(row * pitch[1]), dst.add(row * n));

@@ -77,7 +77,7 @@ pub struct Lines {
     pub pitch: usize,
     pub len: usize,
     pub dst: *mut f32,
-    pub lines: usize,
+    pub count: usize,
     pub divisor: Option<f32>,
 }
 
@@ -89,32 +89,32 @@ impl Lines {
 }
 
 /// # Safety
-/// The lines at `src`, `lines` elements at `dst`, [`Lines::scratch`] at `scratch`.
+/// The lines at `src`, `count` elements at `dst`, [`Lines::scratch`] at `scratch`.
 #[inline(always)]
 unsafe fn lines_body<S: Simd, F: Fold>(call: Lines, scratch: *mut f32) {
-    let Lines { src, pitch, len, dst, lines, divisor } = call;
+    let Lines { src, pitch, len, dst, count, divisor } = call;
     let divided = |total: f32| divisor.map_or(total, |divisor| total / divisor);
     // SAFETY: every access lies within a line or the scratch.
     unsafe {
         if len < SHORT {
-            for first in (0..lines).step_by(S::LANES) {
-                let count = S::LANES.min(lines - first);
+            for first in (0..count).step_by(S::LANES) {
+                let side = S::LANES.min(count - first);
                 let mut total = S::splat(F::NOTHING);
                 for k in 0..len {
                     let mut lanes = [0.0f32; 16];
-                    for (lane, value) in lanes.iter_mut().enumerate().take(count) {
+                    for (lane, value) in lanes.iter_mut().enumerate().take(side) {
                         *value = src.add((first + lane) * pitch + k).read_unaligned();
                     }
                     let x = S::load(lanes.as_ptr());
                     total = F::take::<S>(total, x);
                 }
                 let total = divisor.map_or(total, |divisor| S::div(total, S::splat(divisor)));
-                S::store_partial(dst.add(first), total, count);
+                S::store_partial(dst.add(first), total, side);
             }
             return;
         }
         let wide = if len < 4 * S::LANES { S::LANES } else { 4 * S::LANES };
-        for line in 0..lines {
+        for line in 0..count {
             let src = src.add(line * pitch);
             let whole = len / wide;
             fold::open::<F>(scratch, wide);

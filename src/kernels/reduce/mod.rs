@@ -123,13 +123,13 @@ impl Kernel for Reduce {
         let start = part * self.len();
         let units = self.units.range(chunk);
         if !self.columns() {
-            let count = (units.len() - 1) * self.reduced + rows.len();
+            let extent = (units.len() - 1) * self.reduced + rows.len();
             let call = Lines {
-                src: src.at(units.start * self.reduced + rows.start, count),
+                src: src.at(units.start * self.reduced + rows.start, extent),
                 pitch: self.reduced,
                 len: rows.len(),
                 dst: dst.at(start + units.start, units.len()),
-                lines: units.len(),
+                count: units.len(),
                 divisor,
             };
             // SAFETY: the operands hold these lines; their results belong to this task; scratch is as long as stated.
@@ -140,9 +140,8 @@ impl Kernel for Reduce {
             let (outer, column) = (unit / self.bands, unit % self.bands * self.band);
             let width = self.band.min(self.inner - column);
             let first = (outer * self.reduced + rows.start) * self.inner + column;
-            let count = if rows.is_empty() { 0 } else { (rows.len() - 1) * self.inner + width };
             let call = Columns {
-                src: src.at(first, count),
+                src: if rows.is_empty() { src.at(0, 0) } else { src.at(first, (rows.len() - 1) * self.inner + width) },
                 rows: rows.len(),
                 stride: self.inner,
                 dst: dst.at(start + outer * self.inner + column, width),

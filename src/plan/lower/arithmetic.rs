@@ -85,7 +85,7 @@ impl Lowering<'_> {
     pub(super) fn expand(&mut self, node: &Node, mean: bool) -> Result<()> {
         let (x, dst) = (self.shape(node.inputs[0]), self.shape(node.outputs[0]));
         let copies = self.len(node.outputs[0]) / self.len(node.inputs[0]).max(1);
-        let divisor = if mean { copies as f32 } else { 1.0 };
+        let divisor = mean.then_some(copies as f32);
         let kernel = elementwise::Expand::new(self.options.isa, dst, x, divisor)?;
         let operands = self.buffers(&[node.inputs[0], node.outputs[0]]);
         self.push(node, kernel, operands, format!("{} {}", shape_text(x), shape_text(dst)));

@@ -62,7 +62,7 @@ impl Lowering<'_> {
         };
         let isa = self.options.isa;
         let pack = conv::PackForward::new(isa, product.each);
-        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
         let kernel = conv::Forward::new(isa, product.each, Epilogue { bias: false, activation });
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
@@ -79,7 +79,7 @@ impl Lowering<'_> {
         };
         let isa = self.options.isa;
         let pack = conv::PackBackwardData::new(isa, product.each);
-        let (floats, format) = (count * pack.packed_len(), product.format(pack.format()));
+        let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         let kernel = conv::BackwardData::new(isa, product.each);
@@ -137,10 +137,6 @@ impl Product {
         };
         let each = Geometry::new(rows, [1, 1], inputs, outputs, 1, Window2d::UNIT)?;
         Ok(Self { each, count: (x.len() > 2).then(|| x[..x.len() - 2].iter().product()) })
-    }
-
-    fn format(&self, each: String) -> String {
-        self.count.map_or(each.clone(), |count| format!("{count} of {each}"))
     }
 
     fn describe(&self) -> String {

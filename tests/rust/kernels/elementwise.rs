@@ -1,41 +1,165 @@
-use cnnrs::function::UnaryKind;
+use cnnrs::function::{BinaryKind, Saved, Scalar, UnaryKind};
 use cnnrs::kernels::Kernel;
-use cnnrs::kernels::elementwise::{Add, Normalize, Scale, Unary, UnaryBackward};
+use cnnrs::kernels::elementwise::{Binary, Expand, Normalize, Unary, UnaryBackward};
 use cnnrs::simd::Isa;
+use proptest::prelude::*;
 
-use crate::{Operand, assert_close, run, run_mapped, values};
+use crate::{Operand, integers, run, run_mapped, values};
 
-const KINDS: [UnaryKind; 3] = [UnaryKind::Relu, UnaryKind::Tanh, UnaryKind::Sigmoid];
 /// Empty, shorter than a vector, ragged, several tasks.
 const LENS: [usize; 6] = [0, 1, 7, 33, 4099, 70_001];
 
+/// Every function, those with parameters with all signs of them.
+fn kinds() -> Vec<UnaryKind> {
+    use UnaryKind::*;
+    let s = Scalar::new;
+    vec![
+        Relu,
+        Relu6,
+        LeakyRelu(s(0.01)),
+        LeakyRelu(s(-0.5)),
+        Elu(s(1.5)),
+        Elu(s(-0.5)),
+        Tanh,
+        Sigmoid,
+        Silu,
+        Gelu,
+        GeluTanh,
+        Hardswish,
+        Hardsigmoid,
+        Softplus,
+        Exp,
+        Log,
+        Sqrt,
+        Abs,
+        Clip(s(-1.25), s(2.0)),
+        Clip(s(f32::NEG_INFINITY), s(0.0)),
+        Affine(s(-3.0), s(0.5)),
+        Affine(s(1.0), s(0.25)),
+        Affine(s(-1.0), s(0.0)),
+    ]
+}
+
+fn relu6(x: f64) -> f64 {
+    x.clamp(0.0, 6.0)
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The normal distribution function by its series, which converges for the values used here.
+fn phi(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for k in 1..300 {
+        term *= x * x / f64::from(2 * k + 1);
+        sum += term;
+    }
+    if x.is_infinite() { f64::from(x > 0.0) } else { 0.5 + density(x) * sum }
+}
+
+fn density(x: f64) -> f64 {
+    (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+fn cubic(x: f64) -> f64 {
+    2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))
+}
+
+/// A product that is zero where its first factor, a probability, is.
+fn product(probability: f64, x: f64) -> f64 {
+    if probability == 0.0 { 0.0 } else { probability * x }
+}
+
 fn forward(kind: UnaryKind, x: f64) -> f64 {
+    let wide = |s: Scalar| f64::from(s.get());
+    if x.is_nan() {
+        return x;
+    }
     match kind {
-        UnaryKind::Relu => {
-            if x.is_nan() {
+        UnaryKind::Relu => x.max(0.0),
+        UnaryKind::Relu6 => relu6(x),
+        UnaryKind::LeakyRelu(slope) => {
+            if x > 0.0 {
                 x
             } else {
-                x.max(0.0)
+                wide(slope) * x
+            }
+        }
+        UnaryKind::Elu(alpha) => {
+            if x > 0.0 {
+                x
+            } else {
+                wide(alpha) * x.exp_m1()
             }
         }
         UnaryKind::Tanh => x.tanh(),
-        UnaryKind::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        _ => unreachable!("not among KINDS"),
+        UnaryKind::Sigmoid => sigmoid(x),
+        UnaryKind::Silu => product(sigmoid(x), x),
+        UnaryKind::Gelu => product(phi(x), x),
+        UnaryKind::GeluTanh => product(sigmoid(cubic(x)), x),
+        UnaryKind::Hardswish => product(relu6(x + 3.0) / 6.0, x),
+        UnaryKind::Hardsigmoid => relu6(x + 3.0) / 6.0,
+        UnaryKind::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        UnaryKind::Exp => x.exp(),
+        UnaryKind::Log => x.ln(),
+        UnaryKind::Sqrt => x.sqrt(),
+        UnaryKind::Abs => x.abs(),
+        UnaryKind::Clip(low, high) => x.max(wide(low)).min(wide(high)),
+        UnaryKind::Affine(scale, shift) => wide(scale) * x + wide(shift),
     }
 }
 
-fn backward(kind: UnaryKind, g: f64, y: f64) -> f64 {
+/// The derivative at `x`, where the result is `y`.
+fn derivative(kind: UnaryKind, x: f64, y: f64) -> f64 {
+    let wide = |s: Scalar| f64::from(s.get());
+    let gated = |v: f64, slope: f64| sigmoid(v) * (1.0 + x * slope * sigmoid(-v));
+    let between = |low: f64, high: f64| f64::from(low < x && x < high);
     match kind {
-        UnaryKind::Relu => {
-            if y > 0.0 {
-                g
+        UnaryKind::Relu => f64::from(x > 0.0),
+        UnaryKind::Relu6 => between(0.0, 6.0),
+        UnaryKind::LeakyRelu(slope) => {
+            if x > 0.0 {
+                1.0
             } else {
-                0.0
+                wide(slope)
             }
         }
-        UnaryKind::Tanh => g * (1.0 - y * y),
-        UnaryKind::Sigmoid => g * y * (1.0 - y),
-        _ => unreachable!("not among KINDS"),
+        UnaryKind::Elu(alpha) => {
+            if x > 0.0 {
+                1.0
+            } else {
+                wide(alpha) * x.exp()
+            }
+        }
+        UnaryKind::Tanh => 1.0 - y * y,
+        UnaryKind::Sigmoid => y * (1.0 - y),
+        UnaryKind::Silu => gated(x, 1.0),
+        UnaryKind::Gelu => phi(x) + x * density(x),
+        UnaryKind::GeluTanh => gated(cubic(x), 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 0.134_145 * x * x)),
+        UnaryKind::Hardswish => {
+            if x <= -3.0 {
+                0.0
+            } else if x >= 3.0 {
+                1.0
+            } else {
+                x / 3.0 + 0.5
+            }
+        }
+        UnaryKind::Hardsigmoid => between(-3.0, 3.0) / 6.0,
+        UnaryKind::Softplus => sigmoid(x),
+        UnaryKind::Exp => y,
+        UnaryKind::Log => 1.0 / x,
+        UnaryKind::Sqrt => 0.5 / y,
+        UnaryKind::Abs => {
+            if x == 0.0 {
+                0.0
+            } else {
+                x.signum()
+            }
+        }
+        UnaryKind::Clip(low, high) => f64::from(wide(low) <= x && x <= wide(high)),
+        UnaryKind::Affine(scale, _) => wide(scale),
     }
 }
 
@@ -43,10 +167,20 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().copied().map(f64::from).collect()
 }
 
+/// Equal within a relative and absolute 1e-6, special values as such.
+fn assert_near(got: &[f32], want: &[f64], what: &str) {
+    for (i, (&x, &y)) in got.iter().zip(want).enumerate() {
+        let fine =
+            (x.is_nan() && y.is_nan()) || f64::from(x) == y || (f64::from(x) - y).abs() <= 1e-6 * y.abs().max(1.0);
+        assert!(fine, "{what}: element {i} is {x}, expected {y}");
+    }
+    assert_eq!(got.len(), want.len(), "{what}");
+}
+
 #[test]
-fn activations_and_their_gradients() {
+fn functions_of_one_number() {
     for isa in Isa::available() {
-        for kind in KINDS {
+        for kind in kinds() {
             for len in LENS {
                 let mut x: Vec<f32> = values(1, len).iter().map(|x| x * 4.0).collect();
                 for (slot, special) in x.iter_mut().skip(3).zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0]) {
@@ -54,20 +188,35 @@ fn activations_and_their_gradients() {
                 }
                 let kernel = Unary::new(isa, kind, len);
                 let apart = run(&kernel, &[Operand::of(&x), Operand::poison::<f32>(len)]);
-                let y: Vec<f32> = apart[1].get();
                 let want: Vec<f64> = x.iter().map(|&x| forward(kind, f64::from(x))).collect();
-                assert_close(&y, &want, 3e-7, &kernel.name());
+                assert_near(&apart[1].get::<f32>(), &want, &format!("{kind:?} {}", isa.name()));
                 assert_eq!(apart[0].get::<u32>(), Operand::of(&x).get::<u32>());
                 let in_place = run_mapped(&kernel, &[Operand::of(&x)], &[0, 0]);
                 assert_eq!(in_place[0].get::<u32>(), apart[1].get::<u32>());
+            }
+        }
+    }
+}
 
+#[test]
+fn gradients_of_functions_of_one_number() {
+    for isa in Isa::available() {
+        for kind in kinds() {
+            for len in LENS {
+                // Away from the kinks, which have a test of their own.
+                let mut x: Vec<f32> = values(1, len).iter().map(|x| x * 4.0 + 1e-3).collect();
+                if matches!(kind, UnaryKind::Log | UnaryKind::Sqrt) {
+                    x.iter_mut().for_each(|x| *x = x.abs() + 0.1);
+                }
+                let y: Vec<f32> = x.iter().map(|&x| forward(kind, f64::from(x)) as f32).collect();
                 let g = values(2, len);
                 let kernel = UnaryBackward::new(isa, kind, len);
-                let operands = [Operand::of(&g), Operand::of(&y), Operand::poison::<f32>(len)];
+                let saved = if kind.saved() == Saved::Result { &y } else { &x };
+                let operands = [Operand::of(&g), Operand::of(saved), Operand::poison::<f32>(len)];
                 let apart = run(&kernel, &operands);
                 let want: Vec<f64> =
-                    g.iter().zip(&y).map(|(&g, &y)| backward(kind, f64::from(g), f64::from(y))).collect();
-                assert_close(&apart[2].get::<f32>(), &want, 5e-7, &kernel.name());
+                    (0..len).map(|i| f64::from(g[i]) * derivative(kind, f64::from(x[i]), f64::from(y[i]))).collect();
+                assert_near(&apart[2].get::<f32>(), &want, &format!("{kind:?} {}", isa.name()));
                 for map in [[0, 1, 0], [0, 1, 1]] {
                     let shared = run_mapped(&kernel, &operands[..2], &map);
                     assert_eq!(shared[map[2]].get::<u32>(), apart[2].get::<u32>());
@@ -77,36 +226,108 @@ fn activations_and_their_gradients() {
     }
 }
 
+/// The derivative at the corners of a function is what its documentation says.
 #[test]
-fn relu_at_zero_and_nan() {
+fn derivatives_at_kinks() {
+    let s = Scalar::new;
+    let table: [(UnaryKind, &[f32], &[f32]); 9] = [
+        (UnaryKind::Relu, &[0.0, -0.0, 1e-30, -1e-30], &[0.0, 0.0, 1.0, 0.0]),
+        (UnaryKind::Relu6, &[0.0, 1e-30, 5.999_999_5, 6.0], &[0.0, 1.0, 1.0, 0.0]),
+        (UnaryKind::LeakyRelu(s(0.25)), &[0.0, -0.0, 1e-30], &[0.25, 0.25, 1.0]),
+        (UnaryKind::LeakyRelu(s(-0.25)), &[0.0, -2.0, 2.0], &[-0.25, -0.25, 1.0]),
+        (UnaryKind::Elu(s(2.0)), &[0.0, 1e-30], &[2.0, 1.0]),
+        (UnaryKind::Hardswish, &[-3.0, -2.999_999_8, 3.0, -1e30, 1e30], &[0.0, -0.5, 1.0, 0.0, 1.0]),
+        (UnaryKind::Hardsigmoid, &[-3.0, 0.0, 3.0], &[0.0, 1.0 / 6.0, 0.0]),
+        (UnaryKind::Abs, &[0.0, -0.0, -1e-30, 1e-30], &[0.0, 0.0, -1.0, 1.0]),
+        (UnaryKind::Clip(s(-1.0), s(2.0)), &[-1.0, 2.0, -1.000_000_1, 2.000_000_2], &[1.0, 1.0, 0.0, 0.0]),
+    ];
     for isa in Isa::available() {
-        let x = [f32::NAN, 0.0, -0.0, -1.0, 2.0];
-        let y: Vec<f32> =
-            run(&Unary::new(isa, UnaryKind::Relu, 5), &[Operand::of(&x), Operand::poison::<f32>(5)])[1].get();
-        assert!(y[0].is_nan());
-        assert_eq!(y[1..], [0.0, 0.0, 0.0, 2.0]);
-        let kernel = UnaryBackward::new(isa, UnaryKind::Relu, 4);
-        let dst = [0.0f32, -0.0, 1e-30, 5.0];
-        let operands = [Operand::of(&[7.0f32; 4]), Operand::of(&dst), Operand::poison::<f32>(4)];
-        assert_eq!(run(&kernel, &operands)[2].get::<f32>(), [0.0, 0.0, 7.0, 7.0]);
+        for (kind, x, want) in table {
+            let len = x.len();
+            let y = run(&Unary::new(isa, kind, len), &[Operand::of(x), Operand::poison::<f32>(len)]).swap_remove(1);
+            let saved = if kind.saved() == Saved::Result { y } else { Operand::of(x) };
+            let operands = [Operand::of(&vec![1.0f32; len]), saved, Operand::poison::<f32>(len)];
+            let got = run(&UnaryBackward::new(isa, kind, len), &operands)[2].get::<f32>();
+            assert_near(&got, &wide(want), &format!("{kind:?} {}", isa.name()));
+        }
     }
 }
 
-#[test]
-fn addition_scaling_and_filling_are_exact() {
-    for isa in Isa::available() {
-        for len in LENS {
-            let (a, b) = (values(3, len), values(4, len));
-            let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-            let kernel = Add::new(isa, len);
-            let operands = [Operand::of(&a), Operand::of(&b), Operand::poison::<f32>(len)];
-            assert_eq!(run(&kernel, &operands)[2].get::<f32>(), sum);
-            assert_eq!(run_mapped(&kernel, &operands[..2], &[0, 1, 1])[1].get::<f32>(), sum);
-            assert_eq!(run_mapped(&kernel, &operands[..2], &[0, 1, 0])[0].get::<f32>(), sum);
+const BINARY: [BinaryKind; 8] = [
+    BinaryKind::Add,
+    BinaryKind::Sub,
+    BinaryKind::Mul,
+    BinaryKind::Div,
+    BinaryKind::Maximum,
+    BinaryKind::Minimum,
+    BinaryKind::Share,
+    BinaryKind::Equal,
+];
 
-            let product: Vec<f32> = a.iter().map(|a| a * -0.3).collect();
-            let operands = [Operand::of(&a), Operand::of(&[-0.3f32]), Operand::poison::<f32>(len)];
-            assert_eq!(run(&Scale::new(isa, len), &operands)[2].get::<f32>(), product);
+fn combine(kind: BinaryKind, a: f32, b: f32) -> f32 {
+    match kind {
+        BinaryKind::Add => a + b,
+        BinaryKind::Sub => a - b,
+        BinaryKind::Mul => a * b,
+        BinaryKind::Div => a / b,
+        BinaryKind::Maximum | BinaryKind::Minimum if a.is_nan() || b.is_nan() => f32::NAN,
+        BinaryKind::Maximum => a.max(b),
+        BinaryKind::Minimum => a.min(b),
+        BinaryKind::Share if a > b => 1.0,
+        BinaryKind::Share => {
+            if a == b {
+                0.5
+            } else {
+                0.0
+            }
+        }
+        BinaryKind::Equal => f32::from(a == b),
+    }
+}
+
+/// Equal as numbers; NaN equals NaN.
+fn assert_equal(got: &[f32], want: &[f32], what: &str) {
+    let same = got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
+    assert!(got.len() == want.len() && same, "{what}: {got:?} instead of {want:?}");
+}
+
+/// The operand's element for every element of a result.
+fn broadcast(x: &[f32], own: &[usize], shape: &[usize]) -> Vec<f32> {
+    let len: usize = shape.iter().product();
+    let place = |mut at: usize| {
+        let (mut offset, mut dense) = (0, 1);
+        for (axis, &size) in shape.iter().enumerate().rev() {
+            let mine = (axis + own.len()).checked_sub(shape.len()).map_or(1, |axis| own[axis]);
+            offset += if mine == 1 { 0 } else { at % size * dense };
+            at /= size;
+            dense *= mine;
+        }
+        offset
+    };
+    (0..len).map(|at| x[place(at)]).collect()
+}
+
+#[test]
+fn operands_of_one_shape() {
+    for isa in Isa::available() {
+        for kind in BINARY {
+            for len in LENS {
+                // Whole numbers: many are equal.
+                let (mut a, mut b) = (integers(3, len), integers(4, len));
+                for (i, x) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0].into_iter().enumerate() {
+                    if len > 20 {
+                        (a[i], b[4 + i], a[8 + i], b[8 + i]) = (x, x, x, x);
+                    }
+                }
+                let want: Vec<f32> = a.iter().zip(&b).map(|(&a, &b)| combine(kind, a, b)).collect();
+                let kernel = Binary::new(isa, kind, &[len], &[len], &[len]).unwrap();
+                let operands = [Operand::of(&a), Operand::of(&b), Operand::poison::<f32>(len)];
+                assert_equal(&run(&kernel, &operands)[2].get::<f32>(), &want, &kernel.name());
+                for map in [[0, 1, 0], [0, 1, 1]] {
+                    let shared = run_mapped(&kernel, &operands[..2], &map);
+                    assert_equal(&shared[map[2]].get::<f32>(), &want, &kernel.name());
+                }
+            }
         }
     }
 }
@@ -133,7 +354,56 @@ fn normalisation_is_rounded_once_and_broadcasts() {
 /// A task must be worth handing out, and mid-size work must suffice for two cores.
 #[test]
 fn tasks_depend_on_size_alone() {
-    let tasks = |len| Add::new(Isa::Portable, len).tasks();
+    let tasks = |len: usize| Binary::new(Isa::Portable, BinaryKind::Add, &[len], &[len], &[len]).unwrap().tasks();
     assert_eq!([0, 1, 4096, 4097, 8192, 65_536, 262_144, 1 << 20].map(tasks), [0, 1, 1, 2, 2, 16, 16, 64]);
-    assert_eq!(Add::new(Isa::detect(), 50_000).tasks(), tasks(50_000));
+    assert_eq!(Unary::new(Isa::detect(), UnaryKind::Exp, 50_000).tasks(), tasks(50_000));
+}
+
+/// Axes with one side or both repeated, some with many elements.
+fn shapes() -> impl Strategy<Value = (Vec<usize>, Vec<usize>, Vec<usize>)> {
+    let size = prop_oneof![4 => 0usize..6, 3 => 6usize..40, 1 => 100usize..400];
+    prop::collection::vec((size, 0u8..4), 0..5).prop_map(|axes| {
+        let mut room = 30_000;
+        let shape: Vec<usize> = axes
+            .iter()
+            .map(|&(size, _)| {
+                let size = if size > room { 1 } else { size };
+                room /= size.max(1);
+                size
+            })
+            .collect();
+        let own = |repeated: u8| -> Vec<usize> {
+            axes.iter().zip(&shape).map(|(&(_, kind), &size)| if kind == repeated { 1 } else { size }).collect()
+        };
+        (shape.clone(), own(0), own(1))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn broadcast_operands((shape, a, b) in shapes()) {
+        let len: usize = shape.iter().product();
+        let (x, y) = (integers(5, a.iter().product()), integers(6, b.iter().product()));
+        let (wide_x, wide_y) = (broadcast(&x, &a, &shape), broadcast(&y, &b, &shape));
+        for isa in Isa::available() {
+            for kind in BINARY {
+                let kernel = Binary::new(isa, kind, &shape, &a, &b).unwrap();
+                let got = run(&kernel, &[Operand::of(&x), Operand::of(&y), Operand::poison::<f32>(len)]);
+                let want: Vec<f32> = wide_x.iter().zip(&wide_y).map(|(&a, &b)| combine(kind, a, b)).collect();
+                assert_equal(&got[2].get::<f32>(), &want, &format!("{} {a:?} {b:?}", kernel.name()));
+            }
+        }
+    }
+
+    #[test]
+    fn expansion((shape, a, _) in shapes(), divisor in prop_oneof![Just(None), Just(Some(3.0f32))]) {
+        let len: usize = shape.iter().product();
+        let x = values(5, a.iter().product());
+        let want: Vec<f32> = broadcast(&x, &a, &shape).into_iter().map(|x| x / divisor.unwrap_or(1.0)).collect();
+        for isa in Isa::available() {
+            let kernel = Expand::new(isa, &shape, &a, divisor).unwrap();
+            assert_equal(&run(&kernel, &[Operand::of(&x), Operand::poison::<f32>(len)])[1].get::<f32>(), &want, "expand");
+        }
+    }
 }
