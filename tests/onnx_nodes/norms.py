@@ -43,7 +43,8 @@ def layer_norm(a: Attributes, inputs: Arrays) -> Arrays:
     x, weight = inputs[:2]
     bias = inputs[2] if len(inputs) > 2 else None
     axis, eps = a.get("axis", -1) % x.ndim, a.get("epsilon", 1e-5)
-    y = F.layer_norm(x, x.shape[axis:], weight, bias, eps=eps)
+    rows = F.reshape(x, (1, *x.shape)) if axis == 0 else x
+    y = F.layer_norm(rows, x.shape[axis:], weight, bias, eps=eps).reshape(x.shape)
     axes = tuple(range(axis, x.ndim))
     mean = F.mean(x, axis=axes, keepdims=True)
     var = F.mean(F.square(F.sub(x, mean)), axis=axes, keepdims=True)
