@@ -53,7 +53,7 @@ class UnsupportedError(NotImplementedError):
 
 @final
 class Parameter:
-    """Storage of one float32 tensor: C-contiguous, aligned, versioned."""
+    """Storage of one float32 tensor or int64 counter: C-contiguous, aligned, versioned."""
 
     def __new__(cls, array: npt.NDArray[np.float32]) -> Parameter:
         """Copy a float32 array in.

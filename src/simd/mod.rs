@@ -144,6 +144,13 @@ pub trait Simd: Copy + 'static {
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
 
+    /// Exclusive or of the 32-bit patterns.
+    unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;
+    /// Low and high halves of the products of the patterns as unsigned integers.
+    unsafe fn multiply(a: Self::V, b: Self::V) -> (Self::V, Self::V);
+    /// The upper 24 bits of the patterns as fractions of 2²⁴, which is exact.
+    unsafe fn fraction(a: Self::V) -> Self::V;
+
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
 
