@@ -223,15 +223,6 @@ def test_softmax_axis() -> None:
         F.softmax(x, True)
 
 
-@pytest.mark.parametrize(
-    "reserved",
-    [{"weight": np.ones(3, np.float32)}, {"label_smoothing": 0.1}, {"ignore_index": -100}, {"ignore_index": 0}],
-)
-def test_reserved_arguments_of_cross_entropy(reserved: dict[str, Any]) -> None:
-    with pytest.raises(cnnrs.UnsupportedError, match=f"^cross_entropy: {next(iter(reserved))} is not there yet"):
-        F.cross_entropy(real(2, 3), LABELS, **reserved)
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.dtype(">i8")])
 def test_labels_of_any_integer_type(dtype: Any) -> None:
     assert F.cross_entropy(real(2, 3), LABELS.astype(dtype)) == F.cross_entropy(real(2, 3), LABELS)
