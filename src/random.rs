@@ -34,12 +34,14 @@ pub fn philox_blocks<const N: usize>(first: u32, rest: [u32; 3], mut key: [u32; 
         if round > 0 {
             key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
         }
-        for i in 0..N {
-            let products = [0, 1].map(|j| u64::from(MULTIPLIERS[j]) * u64::from(words[2 * j][i]));
-            words[0][i] = (products[1] >> 32) as u32 ^ words[1][i] ^ key[0];
-            words[1][i] = products[1] as u32;
-            words[2][i] = (products[0] >> 32) as u32 ^ words[3][i] ^ key[1];
-            words[3][i] = products[0] as u32;
+        let [first, second, third, fourth] = &mut words;
+        for (((a, b), c), d) in first.iter_mut().zip(second).zip(third).zip(fourth) {
+            let left = u64::from(MULTIPLIERS[0]) * u64::from(*a);
+            let right = u64::from(MULTIPLIERS[1]) * u64::from(*c);
+            *a = (right >> 32) as u32 ^ *b ^ key[0];
+            *b = right as u32;
+            *c = (left >> 32) as u32 ^ *d ^ key[1];
+            *d = left as u32;
         }
     }
     words
@@ -113,9 +115,8 @@ mod tests {
     fn blocks_side_by_side_are_single_blocks() {
         for first in [0, 41, u32::MAX - 3] {
             let words = philox_blocks::<16>(first, [9, 8, 7], [5, 6]);
-            for i in 0..16 {
-                let one = philox([first.wrapping_add(i as u32), 9, 8, 7], [5, 6]);
-                assert_eq!([0, 1, 2, 3].map(|j| words[j][i]), one);
+            for (i, counter) in (0..16).map(|i| (i, first.wrapping_add(i as u32))) {
+                assert_eq!(words.map(|word| word[i]), philox([counter, 9, 8, 7], [5, 6]));
             }
         }
     }

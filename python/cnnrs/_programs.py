@@ -49,8 +49,8 @@ class Call:
 
     __slots__ = ("_program", "_trace", "batch_specific")
 
-    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str) -> None:
-        self._program = _core.Program(trace.graph, outputs, name)
+    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str, plans: _core.PlanCache) -> None:
+        self._program = _core.Program(trace.graph, outputs, name, plans)
         self._trace = trace
         self.batch_specific = trace.batch_specific
 
@@ -106,6 +106,7 @@ class Programs:
         self.averages = Averages()
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._cache: dict[tuple[Any, ...], Call] = {}
+        self.plans = _core.PlanCache()
         self.sync()
 
     def sync(self) -> None:
@@ -225,14 +226,14 @@ class Programs:
             self._trace_update(trace, gradients, recipe)
             trace.write_buffers()
             self._trace_averages(trace, recipe)
-        return Call(trace, measures, "step")
+        return Call(trace, measures, "step", self.plans)
 
     def _build_gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
             loss, *_ = self._trace_loss(trace, x, y)
             gradients = self._trace_gradients(trace, loss)
             trace.write_buffers()
-        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients")
+        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients", self.plans)
 
     def _build_apply(self, recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
@@ -242,12 +243,12 @@ class Programs:
             ]
             self._trace_update(trace, gradients, recipe)
             self._trace_averages(trace, recipe)
-        return Call(trace, [], "apply")
+        return Call(trace, [], "apply", self.plans)
 
     def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=False) as trace:
             measures = self._trace_loss(trace, x, y)
-        return Call(trace, measures, "evaluate")
+        return Call(trace, measures, "evaluate", self.plans)
 
     def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any]) -> list[int]:
         """Record the forward pass and the loss; images and targets become inputs 0 and 1."""

@@ -70,6 +70,11 @@ impl Simd for Avx2 {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm256_maskstore_ps(p, head(n), v) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: trait contract; a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {

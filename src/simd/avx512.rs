@@ -53,6 +53,11 @@ impl Simd for Avx512 {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm512_mask_storeu_ps(p, head(n), v) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: trait contract; a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

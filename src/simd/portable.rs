@@ -80,6 +80,8 @@ impl Simd for Portable {
             unsafe { p.add(i).write_unaligned(*lane) };
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
 
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {
