@@ -1,9 +1,9 @@
 //! Memory that outlives a run: arenas for intermediate results and recycled buffers for outputs.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
+use crate::sync::Brief;
 use crate::tensor::{ALIGN, AlignedBuf, Slot};
 
 /// Working memory of one run, kept for the next.
@@ -64,17 +64,13 @@ const MAX_OUTPUTS_PER_SIZE: usize = 8;
 /// Smaller outputs cost less to allocate than to look up.
 const MIN_OUTPUT_BYTES: usize = 1 << 12;
 
-static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+static POOL: Brief<Option<Pool>> = Brief::new(None);
 
-fn with_pool<T>(body: impl FnOnce(&mut Pool) -> T) -> Option<T> {
-    // After a fork the lock may be held by a thread that does not exist here: such a process does without the pool.
-    let mut guard: MutexGuard<'_, Option<Pool>> = if crate::parallel::after_fork() {
-        POOL.try_lock().ok()?
-    } else {
-        POOL.lock().unwrap_or_else(PoisonError::into_inner)
-    };
-    let pool = guard.get_or_insert_with(|| Pool { arenas: Vec::new(), outputs: HashMap::new(), output_bytes: 0 });
-    Some(body(pool))
+fn with_pool<T>(body: impl FnOnce(&mut Pool) -> T) -> T {
+    POOL.with(|pool| {
+        let empty = || Pool { arenas: Vec::new(), outputs: HashMap::new(), output_bytes: 0 };
+        body(pool.get_or_insert_with(empty))
+    })
 }
 
 /// Runs `body` on an arena that nobody else uses meanwhile; the largest waiting one is taken.
@@ -83,11 +79,12 @@ pub fn with_arena<T>(body: impl FnOnce(&mut Arena) -> T) -> T {
         let largest = (0..pool.arenas.len()).max_by_key(|&index| pool.arenas[index].bytes());
         largest.map(|index| pool.arenas.swap_remove(index))
     });
-    let mut arena = waiting.flatten().unwrap_or_default();
+    let mut arena = waiting.unwrap_or_default();
     let result = body(&mut arena);
+    let mut arena = Some(arena);
     with_pool(|pool| {
         if pool.arenas.len() < MAX_ARENAS {
-            pool.arenas.push(arena);
+            pool.arenas.extend(arena.take());
         }
     });
     result
@@ -101,7 +98,7 @@ pub fn take_output(bytes: usize) -> Result<AlignedBuf> {
             pool.output_bytes -= bytes;
             Some(buffer)
         });
-        if let Some(Some(buffer)) = found {
+        if let Some(buffer) = found {
             return Ok(buffer);
         }
     }

@@ -1,7 +1,7 @@
 //! The executable thing: a graph with chosen outputs, its stored tensors, and its plans by batch size.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::arena::{take_output, with_arena};
 use crate::error::{Error, Result};
@@ -9,6 +9,7 @@ use crate::exec::{self, Externals};
 use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::storage::Stored;
+use crate::sync::{Access, Brief, Held, InsideRun, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
 /// Most plans one program keeps.
@@ -56,7 +57,7 @@ pub struct Program {
     graph: Graph,
     outputs: Vec<ValueId>,
     parameters: Vec<Arc<Stored>>,
-    plans: Mutex<Plans>,
+    plans: Brief<Plans>,
     name: String,
 }
 
@@ -66,7 +67,7 @@ impl Program {
         if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
             return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
         }
-        Ok(Self { graph, outputs, parameters, plans: Mutex::new((0, HashMap::new())), name })
+        Ok(Self { graph, outputs, parameters, plans: Brief::default(), name })
     }
 
     /// The name given for logs.
@@ -88,14 +89,15 @@ impl Program {
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
         let options = Options { isa: crate::config::isa()?, algorithm: crate::config::algorithm()? };
         let key = Key { batch, options };
-        {
-            let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.0 += 1;
-            let now = cache.0;
-            if let Some((used, plan)) = cache.1.get_mut(&key) {
-                *used = now;
-                return Ok(plan.clone());
-            }
+        let found = self.plans.with(|(clock, plans)| {
+            *clock += 1;
+            plans.get_mut(&key).map(|(used, plan)| {
+                *used = *clock;
+                plan.clone()
+            })
+        });
+        if let Some(plan) = found {
+            return Ok(plan);
         }
         let plan = match batch {
             Some(batch) if self.graph.batch() != Some(batch) => {
@@ -110,20 +112,20 @@ impl Program {
             }
         }
         let plan = Arc::new(plan);
-        let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.1.len() >= MAX_PLANS
-            && let Some(oldest) = cache.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key)
-        {
-            cache.1.remove(&oldest);
-        }
-        let now = cache.0;
-        cache.1.insert(key, (now, plan.clone()));
+        let kept = plan.clone();
+        let replaced = self.plans.with(|(clock, plans)| {
+            let full = plans.len() >= MAX_PLANS;
+            let oldest = plans.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key).filter(|_| full);
+            let oldest = oldest.and_then(|key| plans.remove(&key));
+            (oldest, plans.insert(key, (*clock, kept)))
+        });
+        drop(replaced);
         Ok(plan)
     }
 
     /// Drops all plans and packed weights.
     pub fn clear(&self) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+        drop(self.plans.with(|(_, plans)| std::mem::take(plans)));
         for stored in &self.parameters {
             stored.forget_packed();
         }
@@ -205,10 +207,12 @@ impl Program {
         let output_slots: Vec<Slot> =
             outputs.iter().map(|output| Slot::new(output.buffer.ptr(), output.buffer.bytes())).collect();
         let parameter_slots: Vec<Slot> = self.parameters.iter().map(|stored| stored.slot()).collect();
-        let _locks = self.lock(&plan);
-        with_arena(|arena| {
+        let waiting = Waiting::here(interrupted);
+        let _inside = InsideRun::enter();
+        let _held = self.lock(&plan, waiting)?;
+        let result = with_arena(|arena| {
             let packed: Vec<Arc<AlignedBuf>> =
-                plan.packs.iter().map(|job| self.packed(job, arena)).collect::<Result<_>>()?;
+                plan.packs.iter().map(|job| self.packed(job, arena, waiting, interrupted)).collect::<Result<_>>()?;
             let packed_slots: Vec<Slot> = packed.iter().map(|buffer| Slot::new(buffer.ptr(), buffer.bytes())).collect();
             let externals = Externals {
                 inputs: &input_slots,
@@ -218,23 +222,31 @@ impl Program {
             };
             // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
             unsafe { exec::run(&plan, externals, arena, interrupted) }
-        })?;
-        for &slot in &plan.written {
-            self.parameters[slot].touch();
+        });
+        if result.as_ref().err().is_none_or(|stopped| stopped.wrote) {
+            for &slot in &plan.written {
+                self.parameters[slot].touch();
+            }
         }
-        Ok(outputs)
+        result.map(|()| outputs).map_err(|stopped| stopped.error)
     }
 
-    fn packed(&self, job: &PackJob, arena: &mut crate::arena::Arena) -> Result<Arc<AlignedBuf>> {
+    fn packed(
+        &self,
+        job: &PackJob,
+        arena: &mut crate::arena::Arena,
+        waiting: Waiting<'_>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Arc<AlignedBuf>> {
         let stored = &self.parameters[job.slot];
-        stored.packed(&job.format, job.bytes, |packed| {
+        stored.packed(&job.format, job.bytes, waiting, |packed| {
             // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
-            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena) }
+            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena, interrupted) }
         })
     }
 
     /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan) -> Vec<Lock<'_>> {
+    fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Vec<Held<'_>>> {
         let mut order: Vec<(usize, bool)> =
             (0..self.parameters.len()).map(|slot| (slot, plan.written.contains(&slot))).collect();
         order.sort_by_key(|&(slot, writes)| (Arc::as_ptr(&self.parameters[slot]) as usize, !writes));
@@ -242,18 +254,10 @@ impl Program {
         order
             .into_iter()
             .map(|(slot, writes)| {
-                let stored = &self.parameters[slot];
-                if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) }
+                self.parameters[slot].lock(if writes { Access::Write } else { Access::Read }, waiting)
             })
             .collect()
     }
-}
-
-/// Held for the length of a run.
-#[allow(dead_code)] // guards: only their drop matters
-enum Lock<'a> {
-    Read(std::sync::RwLockReadGuard<'a, ()>),
-    Write(std::sync::RwLockWriteGuard<'a, ()>),
 }
 
 /// Labels lie in `0..classes`.

@@ -1,10 +1,11 @@
 //! Stored tensors: parameters with their versions, locks and packed copies.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
+use crate::sync::{Access, Brief, Held, RunLock, Waiting};
 use crate::tensor::{AlignedBuf, Slot, shape_text, volume};
 
 /// A float tensor that lives between runs.
@@ -15,16 +16,26 @@ use crate::tensor::{AlignedBuf, Slot, shape_text, volume};
 pub struct Stored {
     shape: Vec<usize>,
     data: AlignedBuf,
-    lock: RwLock<()>,
+    lock: RunLock,
     version: AtomicU64,
-    packed: Mutex<HashMap<String, (u64, Arc<AlignedBuf>)>>,
+    /// Held by whoever packs, so that threads which need the same copy make it once.
+    packing: RunLock,
+    /// Copies by format, with the version they were made of.
+    copies: Brief<HashMap<String, (u64, Arc<AlignedBuf>)>>,
 }
 
 impl Stored {
     /// A tensor of zeros.
     pub fn zeros(shape: Vec<usize>) -> Result<Self> {
         let data = AlignedBuf::new(volume(&shape)? * size_of::<f32>())?;
-        Ok(Self { shape, data, lock: RwLock::new(()), version: AtomicU64::new(0), packed: Mutex::new(HashMap::new()) })
+        Ok(Self {
+            shape,
+            data,
+            lock: RunLock::default(),
+            version: AtomicU64::new(0),
+            packing: RunLock::default(),
+            copies: Brief::default(),
+        })
     }
 
     /// Sizes, outermost first.
@@ -42,14 +53,15 @@ impl Stored {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Held by a run that reads.
-    pub fn read(&self) -> RwLockReadGuard<'_, ()> {
-        self.lock.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Held by a run that writes.
-    pub fn write(&self) -> RwLockWriteGuard<'_, ()> {
-        self.lock.write().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the tensor may be read or written; see [`RunLock::lock`].
+    ///
+    /// In a forked child whose parent was writing, the elements are some new and some old: that counts as a write.
+    pub fn lock(&self, access: Access, waiting: Waiting<'_>) -> Result<Held<'_>> {
+        let held = self.lock.lock(access, waiting)?;
+        if held.cut {
+            self.touch();
+        }
+        Ok(held)
     }
 
     /// Says that the contents changed; the caller holds the write lock.
@@ -57,15 +69,15 @@ impl Stored {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Copies `count` floats in.
+    /// Copies `count` floats in, once no running call uses the tensor.
     ///
     /// # Safety
     /// `source` is readable for `count` floats, at any alignment.
-    pub unsafe fn assign(&self, source: *const f32, count: usize) -> Result<()> {
+    pub unsafe fn assign(&self, source: *const f32, count: usize, waiting: Waiting<'_>) -> Result<()> {
         if count * size_of::<f32>() != self.data.bytes() {
             return Err(Error::Shape(format!("expects {} values, received {count}", shape_text(&self.shape))));
         }
-        let _guard = self.write();
+        let _held = self.lock(Access::Write, waiting)?;
         // SAFETY: both ranges hold `bytes` bytes; `copy` allows overlap, should the source be a view of this tensor.
         unsafe { std::ptr::copy(source.cast::<u8>(), self.data.ptr(), self.data.bytes()) };
         self.touch();
@@ -74,24 +86,46 @@ impl Stored {
 
     /// The packed copy in `format` of the present version, made by `pack` if it is missing or stale.
     ///
-    /// The caller holds the read lock, so that the version stands still.
-    pub fn packed(&self, format: &str, bytes: usize, pack: impl FnOnce(Slot) -> Result<()>) -> Result<Arc<AlignedBuf>> {
-        let mut cache = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = self.version();
-        if let Some((made, buffer)) = cache.get(format)
-            && *made == version
-        {
-            return Ok(buffer.clone());
+    /// The caller holds the tensor's lock, so that the version stands still.
+    pub fn packed(
+        &self,
+        format: &str,
+        bytes: usize,
+        waiting: Waiting<'_>,
+        pack: impl FnOnce(Slot) -> Result<()>,
+    ) -> Result<Arc<AlignedBuf>> {
+        if let Some(found) = self.copy_of(format) {
+            return Ok(found);
         }
-        cache.retain(|_, (made, _)| *made == version);
+        // A nested call may meet its own thread packing the same weight; it then packs for itself.
+        let _packing = match self.packing.lock(Access::Write, waiting) {
+            Err(Error::State(_)) => None,
+            held => Some(held?),
+        };
+        if let Some(found) = self.copy_of(format) {
+            return Ok(found);
+        }
+        let version = self.version();
         let buffer = Arc::new(AlignedBuf::new(bytes)?);
         pack(Slot::new(buffer.ptr(), buffer.bytes()))?;
-        cache.insert(format.to_owned(), (version, buffer.clone()));
+        let copy = (version, buffer.clone());
+        let stale = self.copies.with(|copies| {
+            let stale: Vec<_> = copies.extract_if(|_, (made, _)| *made != version).collect();
+            copies.insert(format.to_owned(), copy);
+            stale
+        });
+        drop(stale);
         Ok(buffer)
+    }
+
+    /// The copy in `format`, if it was made of the present version.
+    fn copy_of(&self, format: &str) -> Option<Arc<AlignedBuf>> {
+        let version = self.version();
+        self.copies.with(|copies| copies.get(format).filter(|(made, _)| *made == version).map(|(_, copy)| copy.clone()))
     }
 
     /// Drops all packed copies.
     pub fn forget_packed(&self) {
-        self.packed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.copies.with(std::mem::take));
     }
 }

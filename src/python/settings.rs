@@ -106,6 +106,13 @@ pub fn random_permutation(py: Python<'_>, seed: u64, stream: u64, size: usize) -
     random::permutation(seed, stream, size).to_pyarray(py)
 }
 
+/// Makes the next run panic in its step number `step` on the member `rank` of its team, where it has both (for tests).
+#[pyfunction]
+#[pyo3(signature = (step, rank=0))]
+pub fn inject_panic(step: u32, rank: u32) {
+    crate::faults::inject_panic(step, rank);
+}
+
 /// Measures the register-only multiply-add rate of a team of `threads` in GFLOP/s.
 #[pyfunction]
 pub fn fma_peak(py: Python<'_>, threads: usize, seconds: f64) -> PyResult<f64> {
