@@ -1,10 +1,12 @@
 //! What a process knows about forks: how many lie behind it, and the gate that keeps them out of brief sections.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-/// Forks between the first process that used the library and this one.
+/// Whether the handlers below are registered.
+static WATCHING: AtomicBool = AtomicBool::new(false);
+/// Grows with each fork between the first process that used the library and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Forks that are being prepared by threads of this process.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
@@ -17,15 +19,19 @@ thread_local! {
 }
 
 /// Makes forks known to the library from now on; called when the extension is imported, and before any lock is used.
+///
+/// No lock guards it, which a fork could leave held: two threads may both register, and handlers that run twice do no
+/// harm.
+#[inline]
 pub fn watch() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
+    if !WATCHING.load(Ordering::Acquire) {
         #[cfg(unix)]
         {
             // SAFETY: registers three functions that live as long as the program; they only touch atomics and yield.
             unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
         }
-    });
+        WATCHING.store(true, Ordering::Release);
+    }
 }
 
 /// Before a fork: no thread enters a section any more, and all others have left theirs.

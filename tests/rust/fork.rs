@@ -20,7 +20,8 @@ fn forked(work: impl FnOnce() -> bool) {
         // SAFETY: a timer that kills this process, and its end.
         unsafe {
             libc::alarm(10);
-            libc::_exit(i32::from(!work()));
+            let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            libc::_exit(well.map_or(2, |well| i32::from(!well)));
         }
     }
     let mut status = 0;
