@@ -6,7 +6,7 @@ pub struct Scalar(u32);
 
 impl Scalar {
     /// The attribute that stands for `x`.
-    pub fn new(x: f32) -> Self {
+    pub const fn new(x: f32) -> Self {
         Self(x.to_bits())
     }
 

@@ -18,6 +18,7 @@ from cases import real
 from cnnrs import _core, graph, models, nn
 from cnnrs import functional as F
 from cnnrs._batch_size import BatchSize
+from cnnrs._losses import Loss
 from cnnrs._programs import Programs
 
 Array = npt.NDArray[np.float32]
@@ -268,7 +269,7 @@ def test_a_trace_of_a_training_step_is_general() -> None:
         gradients = trace.gradients([loss], [None], [x, *wrt])
     assert not trace.batch_specific
     assert [isinstance(g.shape[0], BatchSize) for g in gradients if g is not None] == [True] + [False] * len(wrt)
-    Programs(model)  # the trainer's own traces are made the same way
+    Programs(model, Loss("cross_entropy"))  # the trainer's own traces are made the same way
 
 
 def test_gradients_that_depend_on_the_batch_size_are_found() -> None:

@@ -19,14 +19,13 @@ from cnnrs._args import check_array
 from cnnrs._losses import Loss
 from cnnrs._states import Averages, States
 from cnnrs.nn.module import Module
-from cnnrs.nn.parameter import Parameter
+from cnnrs.nn.parameter import Buffer, Parameter
 from cnnrs.optim.clipping import scaled_to_norm, within_value
 from cnnrs.optim.optimizer import Optimizer
 
 __all__ = ["Programs", "Recipe"]
 
 _MOST_PROGRAMS = 32
-_TRACED_BATCH = 2
 
 
 class _Guard:
@@ -48,11 +47,12 @@ if hasattr(os, "register_at_fork"):
 class Call:
     """A program together with the arrays its trace met."""
 
-    __slots__ = ("_program", "_trace")
+    __slots__ = ("_program", "_trace", "batch_specific")
 
-    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str) -> None:
-        self._program = _core.Program(trace.graph, outputs, name)
+    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str, plans: _core.PlanCache) -> None:
+        self._program = _core.Program(trace.graph, outputs, name, plans)
         self._trace = trace
+        self.batch_specific = trace.batch_specific
 
     def __call__(self, *arrays: NDArray[Any], key: NDArray[np.int64] | None = None) -> list[Any]:
         """Run on arrays in the order of the inputs; `key` is (seed, step) for the draws of dropout."""
@@ -100,12 +100,13 @@ class Programs:
         self.epoch = -1
         self.names: list[str] = []
         self.trainable: dict[str, Parameter] = {}
-        self.averaged: list[Parameter] = []
-        """The tensors that averages are kept of: every parameter, frozen or not."""
+        self.averaged: list[Parameter | Buffer] = []
+        """The tensors that averages are kept of: every parameter, frozen or not, and every buffer of floats."""
         self.states = States()
         self.averages = Averages()
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._cache: dict[tuple[Any, ...], Call] = {}
+        self.plans = _core.PlanCache()
         self.sync()
 
     def sync(self) -> None:
@@ -123,7 +124,8 @@ class Programs:
             _check_unchanged(self._shapes, shapes)
             self.names = list(parameters)
             self.trainable = {name: parameter for name, parameter in parameters.items() if parameter.trainable}
-            self.averaged = list(parameters.values())
+            buffers = [buffer for _, buffer in self.model.named_buffers() if buffer.dtype == np.float32]
+            self.averaged = [*parameters.values(), *buffers]
             self.averages.keep(self.averaged)
             self._cache.clear()
             self.epoch = epoch
@@ -144,23 +146,19 @@ class Programs:
 
     def step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
         """Return the program (images, targets, numbers of the recipe) -> measures that also makes the update."""
-        key = ("step", *self._signature(x, y), recipe)
-        return self._cache.get(key) or self._keep(key, lambda: self._build_step(x, y, recipe))
+        return self._find(("step", *_signature(x, y), recipe), len(x), lambda: self._build_step(x, y, recipe))
 
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> [loss, a gradient for each of `trainable`]."""
-        key = ("gradients", *self._signature(x, y))
-        return self._cache.get(key) or self._keep(key, lambda: self._build_gradients(x, y))
+        return self._find(("gradients", *_signature(x, y)), len(x), lambda: self._build_gradients(x, y))
 
     def apply(self, recipe: Recipe) -> Call:
         """Return the program (a gradient for each of `trainable`, numbers of the recipe) -> [] that updates."""
-        key = ("apply", recipe)
-        return self._cache.get(key) or self._keep(key, lambda: self._build_apply(recipe))
+        return self._find(("apply", recipe), 0, lambda: self._build_apply(recipe))
 
     def evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> measures in evaluation mode."""
-        key = ("evaluate", *self._signature(x, y))
-        return self._cache.get(key) or self._keep(key, lambda: self._build_evaluate(x, y))
+        return self._find(("evaluate", *_signature(x, y)), len(x), lambda: self._build_evaluate(x, y))
 
     def written(self, recipe: Recipe) -> _core.Parameter:
         """Return a tensor that every update writes and nothing else does: its version tells whether one did."""
@@ -209,32 +207,33 @@ class Programs:
                 raise _core.ShapeError(msg)
         return arrays
 
-    def _keep(self, key: tuple[Any, ...], build: Callable[[], Call]) -> Call:
+    def _find(self, key: tuple[Any, ...], batch: int, build: Callable[[], Call]) -> Call:
+        """Return the program for a key, built now if need be; one that is good for one batch size only has its own."""
+        known = self._cache.get(key) or self._cache.get((*key, batch))
+        if known is not None:
+            return known
         with _guard.lock:
             program = build()
             while len(self._cache) >= _MOST_PROGRAMS:
                 del self._cache[next(iter(self._cache))]
-            self._cache[key] = program
+            self._cache[(*key, batch) if program.batch_specific else key] = program
             return program
-
-    def _signature(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, ...]:
-        """Shapes and dtypes that a program is built for, with the batch size if the loss may see it."""
-        first = 1 if self.loss.any_batch else 0
-        return x.shape[first:], x.dtype, y.shape[first:], y.dtype
 
     def _build_step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
             measures = self._trace_loss(trace, x, y)
-            self._trace_update(trace, self._trace_gradients(trace, measures[0]), recipe)
+            gradients = self._trace_gradients(trace, measures[0])
+            self._trace_update(trace, gradients, recipe)
             trace.write_buffers()
-        return Call(trace, measures, "step")
+            self._trace_averages(trace, recipe)
+        return Call(trace, measures, "step", self.plans)
 
     def _build_gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
             loss, *_ = self._trace_loss(trace, x, y)
             gradients = self._trace_gradients(trace, loss)
             trace.write_buffers()
-        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients")
+        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients", self.plans)
 
     def _build_apply(self, recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
@@ -243,19 +242,19 @@ class Programs:
                 for name, parameter in self.trainable.items()
             ]
             self._trace_update(trace, gradients, recipe)
-        return Call(trace, [], "apply")
+            self._trace_averages(trace, recipe)
+        return Call(trace, [], "apply", self.plans)
 
     def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=False) as trace:
             measures = self._trace_loss(trace, x, y)
-        return Call(trace, measures, "evaluate")
+        return Call(trace, measures, "evaluate", self.plans)
 
     def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any]) -> list[int]:
         """Record the forward pass and the loss; images and targets become inputs 0 and 1."""
-        batch = _TRACED_BATCH if self.loss.any_batch else len(x)
-        images = trace.input((batch, *x.shape[1:]), str(x.dtype), "x")
+        images = trace.input(x.shape, str(x.dtype), "x")
         name = "labels" if y.dtype.kind == "i" else "target"
-        target = trace.input((batch, *y.shape[1:]), str(y.dtype), name)
+        target = trace.input(y.shape, str(y.dtype), name)
         logits = self.model.trace_logits(images)
         if not isinstance(logits, graph.Value):
             model, got = type(self.model).__name__, type(logits).__name__
@@ -275,7 +274,7 @@ class Programs:
         ]
 
     def _trace_update(self, trace: graph.Trace, gradients: list[graph.Value], recipe: Recipe) -> None:
-        """Record clipping, update and averages; averages are taken of what the update wrote."""
+        """Record clipping and the update."""
         table = trace.input((len(self.trainable), recipe.columns), "float32", "hyper", batched=False)
         if recipe.clip_value:
             gradients = within_value(gradients, trace.input((), "float32", "clip_value", batched=False))
@@ -288,11 +287,19 @@ class Programs:
             for stored, (state, _) in zip(states, recipe.states, strict=True):
                 inputs.append(trace.graph.parameter(stored, f"{state} of {name}"))
         trace.graph.add("update", inputs, dict(recipe.optimizer), "")
+
+    def _trace_averages(self, trace: graph.Trace, recipe: Recipe) -> None:
+        """Record the averages, of what the update and the batch wrote: effects run in the order of their nodes."""
         if recipe.average:
             weight = trace.input((), "float32", "average", batched=False)
             for tensor in self.averaged:
                 average = trace.graph.parameter(self.averages.of(tensor), "average")
                 trace.graph.add("blend", [average, trace.parameter(tensor).id, weight.id], {}, "")
+
+
+def _signature(x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, ...]:
+    """Shapes and dtypes that a program is built for, without the batch size."""
+    return x.shape[1:], x.dtype, y.shape[1:], y.dtype
 
 
 def _check_unchanged(before: dict[str, tuple[int, ...]], now: dict[str, tuple[int, ...]]) -> None:
