@@ -111,7 +111,7 @@ def test_02_a_new_batch_size_is_planned_but_not_traced(caplog: pytest.LogCapture
             assert_same_bits(model(x[:count]), expected[:count])
     assert model.traced == 1
     assert len(model._programs.plans) == 5
-    assert [record.message.startswith("compiled Counting for samples (6, 6, 2)") for record in caplog.records] == [True]
+    assert [record.message.startswith("compiled Counting for float32 (6, 6, 2)") for record in caplog.records] == [True]
 
 
 def test_02_a_model_keeps_32_plans() -> None:

@@ -14,8 +14,6 @@ pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use {avx2::Avx2, avx512::Avx512};
 
-use std::sync::OnceLock;
-
 /// Instruction-set levels, ordered: a later one includes the earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -50,24 +48,22 @@ impl Isa {
 
     /// The highest level this CPU has.
     pub fn detect() -> Self {
-        static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            #[cfg(target_arch = "x86_64")]
-            {
-                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-                let avx512 = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq");
-                if avx2 && avx512 {
-                    return Isa::Avx512;
-                }
-                if avx2 {
-                    return Isa::Avx2;
-                }
+        // The standard library asks the CPU once and remembers.
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            if avx2 && avx512 {
+                return Self::Avx512;
             }
-            Isa::Portable
-        })
+            if avx2 {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
     }
 
     /// The levels this CPU has, lowest first.
