@@ -39,8 +39,6 @@ class Loss:
         given: What the caller gave.
         labels: Whether the targets have to be class labels.
         numbers: Whether the targets have to be floats.
-        any_batch: Whether a trace holds for every batch size. A callable may read sizes of its arguments as
-            numbers; only for functions of this package it is known that they do not.
     """
 
     def __init__(self, loss: object) -> None:
@@ -59,7 +57,6 @@ class Loss:
         known = function.func if isinstance(function, functools.partial) and not function.args else function
         self.labels = any(known is one for one in _LABELS.values())
         self.numbers = any(known is one for one in _NUMBERS.values())
-        self.any_batch = self.labels or self.numbers
 
     def check(self, y: Any, op: str, rows: int) -> NDArray[Any]:
         """Return targets as the loss takes them: int64 labels (N,), or float32 numbers (N, ...).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from cnnrs.optim.optimizer import Optimizer
 __all__ = ["Programs", "Recipe"]
 
 _MOST_PROGRAMS = 32
-_TRACED_BATCH = 2
+
+_Kept = TypeVar("_Kept", "Call", None)
 
 
 class _Guard:
@@ -48,11 +49,12 @@ if hasattr(os, "register_at_fork"):
 class Call:
     """A program together with the arrays its trace met."""
 
-    __slots__ = ("_program", "_trace")
+    __slots__ = ("_program", "_trace", "batch_specific")
 
     def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str) -> None:
         self._program = _core.Program(trace.graph, outputs, name)
         self._trace = trace
+        self.batch_specific = trace.batch_specific
 
     def __call__(self, *arrays: NDArray[Any], key: NDArray[np.int64] | None = None) -> list[Any]:
         """Run on arrays in the order of the inputs; `key` is (seed, step) for the draws of dropout."""
@@ -105,7 +107,8 @@ class Programs:
         self.states = States()
         self.averages = Averages()
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        self._cache: dict[tuple[Any, ...], Call] = {}
+        # A key without a batch size leads to None where the program depends on the batch size.
+        self._cache: dict[tuple[Any, ...], Call | None] = {}
         self.sync()
 
     def sync(self) -> None:
@@ -144,23 +147,24 @@ class Programs:
 
     def step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
         """Return the program (images, targets, numbers of the recipe) -> measures that also makes the update."""
-        key = ("step", *self._signature(x, y), recipe)
-        return self._cache.get(key) or self._keep(key, lambda: self._build_step(x, y, recipe))
+        return self._find(("step", recipe), x, y, lambda batch: self._build_step(x, y, batch, recipe))
 
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> [loss, a gradient for each of `trainable`]."""
-        key = ("gradients", *self._signature(x, y))
-        return self._cache.get(key) or self._keep(key, lambda: self._build_gradients(x, y))
+        return self._find(("gradients",), x, y, lambda batch: self._build_gradients(x, y, batch))
 
     def apply(self, recipe: Recipe) -> Call:
         """Return the program (a gradient for each of `trainable`, numbers of the recipe) -> [] that updates."""
         key = ("apply", recipe)
-        return self._cache.get(key) or self._keep(key, lambda: self._build_apply(recipe))
+        found = self._cache.get(key)
+        if found is not None:
+            return found
+        with _guard.lock:
+            return self._keep(key, self._build_apply(recipe))
 
     def evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> measures in evaluation mode."""
-        key = ("evaluate", *self._signature(x, y))
-        return self._cache.get(key) or self._keep(key, lambda: self._build_evaluate(x, y))
+        return self._find(("evaluate",), x, y, lambda batch: self._build_evaluate(x, y, batch))
 
     def written(self, recipe: Recipe) -> _core.Parameter:
         """Return a tensor that every update writes and nothing else does: its version tells whether one did."""
@@ -209,29 +213,40 @@ class Programs:
                 raise _core.ShapeError(msg)
         return arrays
 
-    def _keep(self, key: tuple[Any, ...], build: Callable[[], Call]) -> Call:
+    def _find(self, kind: tuple[Any, ...], x: NDArray[Any], y: NDArray[Any], build: Callable[[int], Call]) -> Call:
+        """Return a program for images and targets like these, for any batch size if it does not depend on it."""
+        key = (*kind, x.shape[1:], x.dtype, y.shape[1:], y.dtype)
+        specific = (*key, len(x))
+        found = self._cache.get(key) or self._cache.get(specific)
+        if found is not None:
+            return found
         with _guard.lock:
-            program = build()
-            while len(self._cache) >= _MOST_PROGRAMS:
-                del self._cache[next(iter(self._cache))]
-            self._cache[key] = program
-            return program
+            if key not in self._cache:
+                # Of a single image, gradients would leave sums out that others need.
+                program = build(max(len(x), 2))
+                if not program.batch_specific:
+                    return self._keep(key, program)
+                self._keep(key, None)
+                if len(x) > 1:
+                    return self._keep(specific, program)
+            return self._keep(specific, build(len(x)))
 
-    def _signature(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, ...]:
-        """Shapes and dtypes that a program is built for, with the batch size if the loss may see it."""
-        first = 1 if self.loss.any_batch else 0
-        return x.shape[first:], x.dtype, y.shape[first:], y.dtype
+    def _keep(self, key: tuple[Any, ...], program: _Kept) -> _Kept:
+        while len(self._cache) >= _MOST_PROGRAMS:
+            del self._cache[next(iter(self._cache))]
+        self._cache[key] = program
+        return program
 
-    def _build_step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
+    def _build_step(self, x: NDArray[Any], y: NDArray[Any], batch: int, recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
-            measures = self._trace_loss(trace, x, y)
+            measures = self._trace_loss(trace, x, y, batch)
             self._trace_update(trace, self._trace_gradients(trace, measures[0]), recipe)
             trace.write_buffers()
         return Call(trace, measures, "step")
 
-    def _build_gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
+    def _build_gradients(self, x: NDArray[Any], y: NDArray[Any], batch: int) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
-            loss, *_ = self._trace_loss(trace, x, y)
+            loss, *_ = self._trace_loss(trace, x, y, batch)
             gradients = self._trace_gradients(trace, loss)
             trace.write_buffers()
         return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients")
@@ -245,14 +260,13 @@ class Programs:
             self._trace_update(trace, gradients, recipe)
         return Call(trace, [], "apply")
 
-    def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
+    def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any], batch: int) -> Call:
         with graph.Trace(root=self.model, training=False) as trace:
-            measures = self._trace_loss(trace, x, y)
+            measures = self._trace_loss(trace, x, y, batch)
         return Call(trace, measures, "evaluate")
 
-    def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any]) -> list[int]:
+    def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any], batch: int) -> list[int]:
         """Record the forward pass and the loss; images and targets become inputs 0 and 1."""
-        batch = _TRACED_BATCH if self.loss.any_batch else len(x)
         images = trace.input((batch, *x.shape[1:]), str(x.dtype), "x")
         name = "labels" if y.dtype.kind == "i" else "target"
         target = trace.input((batch, *y.shape[1:]), str(y.dtype), name)

@@ -360,11 +360,12 @@ class Trace:
         """Add an `nn.Parameter`; the same one twice is the same value."""
         name = name or self._name_of(parameter)
         value = self.graph.parameter(parameter._storage, name)
-        self._parameters.setdefault(value, name)
+        if hasattr(parameter, "trainable"):
+            self._parameters.setdefault(value, name)
         return Value(self, value, f"parameter {name}")
 
     def parameters(self) -> list[tuple[int, str]]:
-        """Return the id and the name of every parameter met so far."""
+        """Return the id and the name of every parameter met so far; buffers are none."""
         return list(self._parameters.items())
 
     def _name_of(self, parameter: Storage) -> str:

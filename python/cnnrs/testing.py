@@ -116,7 +116,8 @@ def gradcheck(
         wrt = [Tensor(name, value.id) for (name, _), value in given if value.dtype == np.float32]
         if with_parameters:
             wrt += [Tensor(name, value) for value, name in trace.parameters()]
-        feed = trace.feed(arrays)
+        key = np.array([seed, 0], np.uint64).view(np.int64)
+        feed = trace.feed(arrays, key)
     return check_graph(trace.graph, [value.id for value in outputs], feed, wrt, limits, seed)
 
 
