@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
@@ -12,7 +13,7 @@ use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::storage::Stored;
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
-/// Most plans one program keeps.
+/// Most plans that programs which belong together keep.
 const MAX_PLANS: usize = 32;
 
 /// An array of the caller: C-contiguous, of the stated type.
@@ -42,13 +43,62 @@ pub struct OutputBuf {
     pub dtype: DType,
 }
 
-/// Plans with the time of their last use, and the clock.
-type Plans = (u64, HashMap<Key, (u64, Arc<Plan>)>);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
+    program: u64,
     batch: Option<usize>,
     options: Options,
+}
+
+/// Plans with the time of their last use, and the clock.
+#[derive(Debug, Default)]
+struct Plans {
+    clock: u64,
+    kept: HashMap<Key, (u64, Arc<Plan>)>,
+}
+
+/// The plans of programs that belong together, such as those of one model: of all of them the least recently used goes
+/// first.
+#[derive(Debug, Default)]
+pub struct PlanCache(Mutex<Plans>);
+
+impl PlanCache {
+    fn with<T>(&self, body: impl FnOnce(&mut Plans) -> T) -> T {
+        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn get(&self, key: &Key) -> Option<Arc<Plan>> {
+        self.with(|plans| {
+            plans.clock += 1;
+            let (used, plan) = plans.kept.get_mut(key)?;
+            *used = plans.clock;
+            Some(plan.clone())
+        })
+    }
+
+    fn put(&self, key: Key, plan: Arc<Plan>) {
+        // What goes is dropped outside of the lock.
+        let _gone = self.with(|plans| {
+            let full = plans.kept.len() >= MAX_PLANS && !plans.kept.contains_key(&key);
+            let oldest = plans.kept.iter().filter(|_| full).min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            let gone = oldest.and_then(|oldest| plans.kept.remove(&oldest));
+            (gone, plans.kept.insert(key, (plans.clock, plan)))
+        });
+    }
+
+    /// Number of plans kept.
+    pub fn len(&self) -> usize {
+        self.with(|plans| plans.kept.len())
+    }
+
+    /// Whether no plan is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn forget(&self, program: u64) {
+        self.with(|plans| plans.kept.retain(|key, _| key.program != program));
+    }
 }
 
 /// A graph ready to run on any batch size.
@@ -59,27 +109,48 @@ pub struct Program {
     parameters: Vec<Arc<Stored>>,
     /// Slots by the address of their tensor: the order in which all programs lock.
     lock_order: Vec<usize>,
-    plans: Mutex<Plans>,
+    plans: Arc<PlanCache>,
+    /// Tells its plans from those of the others.
+    number: u64,
     name: String,
     rewrites: Option<usize>,
 }
 
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.plans.forget(self.number);
+    }
+}
+
 impl Program {
-    /// A program that computes `outputs` and runs the graph's effects.
+    /// A program that computes `outputs` and runs the graph's effects, with a cache of plans for itself.
     pub fn new(graph: Graph, outputs: Vec<ValueId>, parameters: Vec<Arc<Stored>>, name: String) -> Result<Self> {
+        Self::with_plans(graph, outputs, parameters, name, Arc::default())
+    }
+
+    /// As [`Program::new`], with a cache of plans that it may share with others.
+    pub fn with_plans(
+        graph: Graph,
+        outputs: Vec<ValueId>,
+        parameters: Vec<Arc<Stored>>,
+        name: String,
+        plans: Arc<PlanCache>,
+    ) -> Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
             return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
         }
         let mut lock_order: Vec<usize> = (0..parameters.len()).collect();
         lock_order.sort_by_key(|&slot| Arc::as_ptr(&parameters[slot]) as usize);
-        let plans = Mutex::new((0, HashMap::new()));
-        Ok(Self { graph, outputs, parameters, lock_order, plans, name, rewrites: None })
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { graph, outputs, parameters, lock_order, plans, number, name, rewrites: None })
     }
 
     /// The program with at most so many single rewrites of its graph.
     #[must_use]
-    pub fn limited(self, rewrites: usize) -> Self {
-        Self { rewrites: Some(rewrites), ..self }
+    pub fn limited(mut self, rewrites: usize) -> Self {
+        self.rewrites = Some(rewrites);
+        self
     }
 
     /// The name given for logs.
@@ -101,15 +172,9 @@ impl Program {
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
         let (isa, algorithm) = (crate::config::isa()?, crate::config::algorithm()?);
         let options = Options { isa, algorithm, rewrites: self.rewrites };
-        let key = Key { batch, options };
-        {
-            let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.0 += 1;
-            let now = cache.0;
-            if let Some((used, plan)) = cache.1.get_mut(&key) {
-                *used = now;
-                return Ok(plan.clone());
-            }
+        let key = Key { program: self.number, batch, options };
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(plan);
         }
         let plan = match batch {
             Some(batch) if self.graph.batch() != Some(batch) => {
@@ -124,20 +189,13 @@ impl Program {
             }
         }
         let plan = Arc::new(plan);
-        let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.1.len() >= MAX_PLANS
-            && let Some(oldest) = cache.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key)
-        {
-            cache.1.remove(&oldest);
-        }
-        let now = cache.0;
-        cache.1.insert(key, (now, plan.clone()));
+        self.plans.put(key, plan.clone());
         Ok(plan)
     }
 
     /// Drops all plans and packed weights.
     pub fn clear(&self) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+        self.plans.forget(self.number);
         for stored in &self.parameters {
             stored.forget_packed();
         }

@@ -16,10 +16,12 @@ __all__ = [
     "DataError",
     "Graph",
     "Parameter",
+    "PlanCache",
     "Program",
     "ShapeError",
     "UnsupportedError",
     "WeightsError",
+    "cached_ops",
     "clear_cache",
     "config",
     "eager",
@@ -51,7 +53,7 @@ class UnsupportedError(NotImplementedError):
 
 @final
 class Parameter:
-    """Storage of one float32 tensor: C-contiguous, aligned, versioned."""
+    """Storage of one float32 tensor or int64 counter: C-contiguous, aligned, versioned."""
 
     def __new__(cls, array: npt.NDArray[np.float32]) -> Parameter:
         """Copy a float32 array in.
@@ -145,13 +147,30 @@ class Graph:
         """Return (name, op, inputs, outputs) of every node in order."""
 
 @final
+class PlanCache:
+    """The plans of programs that belong together: at most 32, the least recently used goes first."""
+
+    def __new__(cls) -> PlanCache:
+        """Make an empty cache."""
+    def __len__(self) -> int:
+        """Return the number of plans kept."""
+
+@final
 class Program:
     """A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached."""
 
-    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "", rewrites: int | None = None) -> Program:
-        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else.
+    def __new__(
+        cls,
+        graph: Graph,
+        outputs: Sequence[int],
+        name: str = "",
+        plans: PlanCache | None = None,
+        rewrites: int | None = None,
+    ) -> Program:
+        """Take the graph as it is now; nodes with effects ("update") run always, after everything else.
 
-        `rewrites` limits the single rewrites of the graph, to find the one that makes a result wrong.
+        The plans are kept in `plans`, or in a cache of the program's own. `rewrites` limits the single rewrites of
+        the graph, to find the one that makes a result wrong.
         """
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
@@ -170,6 +189,9 @@ class Program:
 
 def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
     """Run one op on arrays through a cached one-node plan; 0-d outputs come back as Python floats."""
+
+def cached_ops() -> int:
+    """Return the number of one-op programs kept, at most 256."""
 
 def set_num_threads(n: int) -> None:
     """Set the size of the thread pool, 1 to 256."""

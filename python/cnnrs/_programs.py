@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,13 @@ from cnnrs._args import check_array
 from cnnrs._losses import Loss
 from cnnrs._states import Averages, States
 from cnnrs.nn.module import Module
-from cnnrs.nn.parameter import Parameter
+from cnnrs.nn.parameter import Buffer, Parameter
 from cnnrs.optim.clipping import scaled_to_norm, within_value
 from cnnrs.optim.optimizer import Optimizer
 
 __all__ = ["Programs", "Recipe"]
 
 _MOST_PROGRAMS = 32
-
-_Kept = TypeVar("_Kept", "Call", None)
 
 
 class _Guard:
@@ -51,8 +49,8 @@ class Call:
 
     __slots__ = ("_program", "_trace", "batch_specific")
 
-    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str) -> None:
-        self._program = _core.Program(trace.graph, outputs, name)
+    def __init__(self, trace: graph.Trace, outputs: Sequence[int], name: str, plans: _core.PlanCache) -> None:
+        self._program = _core.Program(trace.graph, outputs, name, plans)
         self._trace = trace
         self.batch_specific = trace.batch_specific
 
@@ -102,13 +100,13 @@ class Programs:
         self.epoch = -1
         self.names: list[str] = []
         self.trainable: dict[str, Parameter] = {}
-        self.averaged: list[Parameter] = []
-        """The tensors that averages are kept of: every parameter, frozen or not."""
+        self.averaged: list[Parameter | Buffer] = []
+        """The tensors that averages are kept of: every parameter, frozen or not, and every buffer of floats."""
         self.states = States()
         self.averages = Averages()
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        # A key without a batch size leads to None where the program depends on the batch size.
-        self._cache: dict[tuple[Any, ...], Call | None] = {}
+        self._cache: dict[tuple[Any, ...], Call] = {}
+        self.plans = _core.PlanCache()
         self.sync()
 
     def sync(self) -> None:
@@ -126,7 +124,8 @@ class Programs:
             _check_unchanged(self._shapes, shapes)
             self.names = list(parameters)
             self.trainable = {name: parameter for name, parameter in parameters.items() if parameter.trainable}
-            self.averaged = list(parameters.values())
+            buffers = [buffer for _, buffer in self.model.named_buffers() if buffer.dtype == np.float32]
+            self.averaged = [*parameters.values(), *buffers]
             self.averages.keep(self.averaged)
             self._cache.clear()
             self.epoch = epoch
@@ -147,24 +146,19 @@ class Programs:
 
     def step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
         """Return the program (images, targets, numbers of the recipe) -> measures that also makes the update."""
-        return self._find(("step", recipe), x, y, lambda batch: self._build_step(x, y, batch, recipe))
+        return self._find(("step", *_signature(x, y), recipe), len(x), lambda: self._build_step(x, y, recipe))
 
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> [loss, a gradient for each of `trainable`]."""
-        return self._find(("gradients",), x, y, lambda batch: self._build_gradients(x, y, batch))
+        return self._find(("gradients", *_signature(x, y)), len(x), lambda: self._build_gradients(x, y))
 
     def apply(self, recipe: Recipe) -> Call:
         """Return the program (a gradient for each of `trainable`, numbers of the recipe) -> [] that updates."""
-        key = ("apply", recipe)
-        found = self._cache.get(key)
-        if found is not None:
-            return found
-        with _guard.lock:
-            return self._keep(key, self._build_apply(recipe))
+        return self._find(("apply", recipe), 0, lambda: self._build_apply(recipe))
 
     def evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         """Return the program (images, targets) -> measures in evaluation mode."""
-        return self._find(("evaluate",), x, y, lambda batch: self._build_evaluate(x, y, batch))
+        return self._find(("evaluate", *_signature(x, y)), len(x), lambda: self._build_evaluate(x, y))
 
     def written(self, recipe: Recipe) -> _core.Parameter:
         """Return a tensor that every update writes and nothing else does: its version tells whether one did."""
@@ -213,43 +207,33 @@ class Programs:
                 raise _core.ShapeError(msg)
         return arrays
 
-    def _find(self, kind: tuple[Any, ...], x: NDArray[Any], y: NDArray[Any], build: Callable[[int], Call]) -> Call:
-        """Return a program for images and targets like these, for any batch size if it does not depend on it."""
-        key = (*kind, x.shape[1:], x.dtype, y.shape[1:], y.dtype)
-        specific = (*key, len(x))
-        found = self._cache.get(key) or self._cache.get(specific)
-        if found is not None:
-            return found
+    def _find(self, key: tuple[Any, ...], batch: int, build: Callable[[], Call]) -> Call:
+        """Return the program for a key, built now if need be; one that is good for one batch size only has its own."""
+        known = self._cache.get(key) or self._cache.get((*key, batch))
+        if known is not None:
+            return known
         with _guard.lock:
-            if key not in self._cache:
-                # Of a single image, gradients would leave sums out that others need.
-                program = build(max(len(x), 2))
-                if not program.batch_specific:
-                    return self._keep(key, program)
-                self._keep(key, None)
-                if len(x) > 1:
-                    return self._keep(specific, program)
-            return self._keep(specific, build(len(x)))
+            program = build()
+            while len(self._cache) >= _MOST_PROGRAMS:
+                del self._cache[next(iter(self._cache))]
+            self._cache[(*key, batch) if program.batch_specific else key] = program
+            return program
 
-    def _keep(self, key: tuple[Any, ...], program: _Kept) -> _Kept:
-        while len(self._cache) >= _MOST_PROGRAMS:
-            del self._cache[next(iter(self._cache))]
-        self._cache[key] = program
-        return program
-
-    def _build_step(self, x: NDArray[Any], y: NDArray[Any], batch: int, recipe: Recipe) -> Call:
+    def _build_step(self, x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
-            measures = self._trace_loss(trace, x, y, batch)
-            self._trace_update(trace, self._trace_gradients(trace, measures[0]), recipe)
+            measures = self._trace_loss(trace, x, y)
+            gradients = self._trace_gradients(trace, measures[0])
+            self._trace_update(trace, gradients, recipe)
             trace.write_buffers()
-        return Call(trace, measures, "step")
+            self._trace_averages(trace, recipe)
+        return Call(trace, measures, "step", self.plans)
 
-    def _build_gradients(self, x: NDArray[Any], y: NDArray[Any], batch: int) -> Call:
+    def _build_gradients(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
-            loss, *_ = self._trace_loss(trace, x, y, batch)
+            loss, *_ = self._trace_loss(trace, x, y)
             gradients = self._trace_gradients(trace, loss)
             trace.write_buffers()
-        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients")
+        return Call(trace, [loss, *(gradient.id for gradient in gradients)], "gradients", self.plans)
 
     def _build_apply(self, recipe: Recipe) -> Call:
         with graph.Trace(root=self.model, training=True) as trace:
@@ -258,18 +242,19 @@ class Programs:
                 for name, parameter in self.trainable.items()
             ]
             self._trace_update(trace, gradients, recipe)
-        return Call(trace, [], "apply")
+            self._trace_averages(trace, recipe)
+        return Call(trace, [], "apply", self.plans)
 
-    def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any], batch: int) -> Call:
+    def _build_evaluate(self, x: NDArray[Any], y: NDArray[Any]) -> Call:
         with graph.Trace(root=self.model, training=False) as trace:
-            measures = self._trace_loss(trace, x, y, batch)
-        return Call(trace, measures, "evaluate")
+            measures = self._trace_loss(trace, x, y)
+        return Call(trace, measures, "evaluate", self.plans)
 
-    def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any], batch: int) -> list[int]:
+    def _trace_loss(self, trace: graph.Trace, x: NDArray[Any], y: NDArray[Any]) -> list[int]:
         """Record the forward pass and the loss; images and targets become inputs 0 and 1."""
-        images = trace.input((batch, *x.shape[1:]), str(x.dtype), "x")
+        images = trace.input(x.shape, str(x.dtype), "x")
         name = "labels" if y.dtype.kind == "i" else "target"
-        target = trace.input((batch, *y.shape[1:]), str(y.dtype), name)
+        target = trace.input(y.shape, str(y.dtype), name)
         logits = self.model.trace_logits(images)
         if not isinstance(logits, graph.Value):
             model, got = type(self.model).__name__, type(logits).__name__
@@ -289,7 +274,7 @@ class Programs:
         ]
 
     def _trace_update(self, trace: graph.Trace, gradients: list[graph.Value], recipe: Recipe) -> None:
-        """Record clipping, update and averages; averages are taken of what the update wrote."""
+        """Record clipping and the update."""
         table = trace.input((len(self.trainable), recipe.columns), "float32", "hyper", batched=False)
         if recipe.clip_value:
             gradients = within_value(gradients, trace.input((), "float32", "clip_value", batched=False))
@@ -302,11 +287,19 @@ class Programs:
             for stored, (state, _) in zip(states, recipe.states, strict=True):
                 inputs.append(trace.graph.parameter(stored, f"{state} of {name}"))
         trace.graph.add("update", inputs, dict(recipe.optimizer), "")
+
+    def _trace_averages(self, trace: graph.Trace, recipe: Recipe) -> None:
+        """Record the averages, of what the update and the batch wrote: effects run in the order of their nodes."""
         if recipe.average:
             weight = trace.input((), "float32", "average", batched=False)
             for tensor in self.averaged:
                 average = trace.graph.parameter(self.averages.of(tensor), "average")
                 trace.graph.add("blend", [average, trace.parameter(tensor).id, weight.id], {}, "")
+
+
+def _signature(x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, ...]:
+    """Shapes and dtypes that a program is built for, without the batch size."""
+    return x.shape[1:], x.dtype, y.shape[1:], y.dtype
 
 
 def _check_unchanged(before: dict[str, tuple[int, ...]], now: dict[str, tuple[int, ...]]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnrs import _core, graph
-from cnnrs.nn.parameter import Parameter
+from cnnrs.nn.parameter import Buffer, Parameter
 from cnnrs.optim.optimizer import Optimizer
 
 __all__ = ["Averages", "States", "exchanged"]
@@ -91,7 +91,7 @@ class Averages:
 
 
 @contextmanager
-def exchanged(tensors: Sequence[Parameter], arrays: Sequence[NDArray[np.float32]]) -> Iterator[None]:
+def exchanged(tensors: Sequence[Parameter | Buffer], arrays: Sequence[NDArray[np.float32]]) -> Iterator[None]:
     """Let tensors hold other contents inside a `with` block, and their own again after it, come what may."""
     own = [tensor.array.copy() for tensor in tensors]
     try:
@@ -105,6 +105,6 @@ def exchanged(tensors: Sequence[Parameter], arrays: Sequence[NDArray[np.float32]
             raise
 
 
-def _assign(tensors: Sequence[Parameter], arrays: Sequence[NDArray[np.float32]]) -> None:
+def _assign(tensors: Sequence[Parameter | Buffer], arrays: Sequence[NDArray[np.float32]]) -> None:
     for tensor, array in zip(tensors, arrays, strict=True):
         tensor.assign(array)

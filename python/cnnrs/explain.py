@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from cnnrs.nn.module import Module
 
+_NAMES = {"conv2d_backward_data": "conv_transpose2d"}  # an op of the graph that a forward pass has under another name
+
 
 class Row(NamedTuple):
     """One node of a summary; `output_shape` has the batch on axis 0."""
@@ -96,7 +98,7 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
         rows = []
         for layer, op, inputs, results in trace.graph.nodes():
             shape = trace.graph.info(results[0])[0]
-            rows.append(Row(layer, op, shape, own.pop(layer, 0), _macs(trace, op, inputs, shape)))
+            rows.append(Row(layer, _NAMES.get(op, op), shape, own.pop(layer, 0), _macs(trace, op, inputs, shape)))
     program = _core.Program(trace.graph, outputs, "summary")
     return Summary(
         model=type(model).__name__,
@@ -111,11 +113,15 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
 
 
 def _macs(trace: Trace, op: str, inputs: list[int], output: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of one sample: every output number reads all but the weight's last axis."""
-    if op not in ("conv2d", "linear"):
+    """Return the multiply-accumulates of one sample.
+
+    Every output number reads all but the weight's last axis; of a transposed convolution, every input number meets it.
+    """
+    if op not in ("conv2d", "linear", "conv2d_backward_data"):
         return 0
+    numbers = trace.graph.info(inputs[0])[0] if op == "conv2d_backward_data" else output
     weight = trace.graph.info(inputs[1])[0]
-    return math.prod(output[1:]) * math.prod(weight[:-1])
+    return math.prod(numbers[1:]) * math.prod(weight[:-1])
 
 
 def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int | None:

@@ -357,15 +357,15 @@ class Trace:
         return Value(self, value, f"input {name}")
 
     def parameter(self, parameter: Storage, name: str = "") -> Value:
-        """Add an `nn.Parameter`; the same one twice is the same value."""
+        """Add an `nn.Parameter` or `nn.Buffer`; the same one twice is the same value."""
         name = name or self._name_of(parameter)
         value = self.graph.parameter(parameter._storage, name)
-        if hasattr(parameter, "trainable"):
+        if not is_buffer(parameter):
             self._parameters.setdefault(value, name)
         return Value(self, value, f"parameter {name}")
 
     def parameters(self) -> list[tuple[int, str]]:
-        """Return the id and the name of every parameter met so far; buffers are none."""
+        """Return the id and the name of every parameter met so far, without buffers."""
         return list(self._parameters.items())
 
     def _name_of(self, parameter: Storage) -> str:

@@ -63,9 +63,9 @@ class Trainer:
             None for no clipping. May be assigned between steps.
         clip_value: Every number of the gradients is brought into [-clip_value, clip_value], before their norm is
             taken. Finite and > 0, None for no clipping. May be assigned between steps.
-        ema_decay: Keeps exponential moving averages of all parameters: after the first update they are the parameters,
-            after every later one `ema_decay * average + (1 - ema_decay) * parameter` (torch's `get_ema_multi_avg_fn`).
-            In [0, 1), None for no averages. May be assigned between steps.
+        ema_decay: Keeps exponential moving averages of all parameters and running statistics: after the first update
+            they are the values, after every later one `ema_decay * average + (1 - ema_decay) * value` (torch's
+            `get_ema_multi_avg_fn`). In [0, 1), None for no averages. May be assigned between steps.
 
     Raises:
         TypeError: `model`, `optimizer`, `loss` or a number is of another type.
@@ -323,7 +323,7 @@ class Trainer:
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def ema_state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return a snapshot of the model's state with the averages in the place of the parameters.
+        """Return a snapshot of the model's state with the averages in the place of parameters and running statistics.
 
         Before the first update it is the model's own state. `model.load_state_dict` takes it.
 
@@ -333,8 +333,10 @@ class Trainer:
         self._require_averages("Trainer.ema_state_dict")
         self._programs.sync()
         state: dict[str, NDArray[Any]] = dict(self.model.state_dict(copy=True))
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            state[name] = self._programs.averages.array(parameter)
+        averaged = {id(tensor) for tensor in self._programs.averaged}
+        for name, tensor in self.model._named_tensors(remove_duplicate=False):
+            if id(tensor) in averaged:
+                state[name] = self._programs.averages.array(tensor)
         return state
 
     @contextmanager

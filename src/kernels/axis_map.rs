@@ -159,7 +159,7 @@ unsafe fn axis_map_body<S: Simd>(kernel: &AxisMap, src: *const f32, dst: *mut f3
     for _ in items {
         let first = stretch * STRETCH;
         let n = STRETCH.min(inner - first);
-        let (terms, divisor) = (table.row(row), table.divisors.get(row).copied().unwrap_or(1.0));
+        let (terms, divisor) = (table.row(row), table.divisors.get(row).copied());
         // SAFETY: `n` elements of the result's row, and of each source row that the table names.
         unsafe {
             let (src, dst) = (src.wrapping_add(first), dst.wrapping_add(first));
@@ -230,7 +230,7 @@ unsafe fn sum_rows<S: Simd>(
     src: *const f32,
     stride: usize,
     terms: &[(usize, f32)],
-    divisor: f32,
+    divisor: Option<f32>,
     dst: *mut f32,
     n: usize,
 ) {
@@ -256,9 +256,12 @@ unsafe fn sum_rows<S: Simd>(
 /// # Safety
 /// The CPU has the level's features.
 #[inline(always)]
-unsafe fn divided<S: Simd>(sum: S::V, divisor: f32) -> S::V {
-    // SAFETY: the caller's word.
-    unsafe { if divisor == 1.0 { sum } else { S::div(sum, S::splat(divisor)) } }
+unsafe fn divided<S: Simd>(sum: S::V, divisor: Option<f32>) -> S::V {
+    match divisor {
+        // SAFETY: the caller's word.
+        Some(divisor) => unsafe { S::div(sum, S::splat(divisor)) },
+        None => sum,
+    }
 }
 
 /// Sums of `N` neighbouring vectors, of which only a single one may have less than all lanes.
@@ -279,13 +282,12 @@ unsafe fn sum_vectors<S: Simd, const N: usize>(
             let mut sums = [S::splat(0.0); N];
             for &(j, weight) in block {
                 let (at, weight) = (src.wrapping_add(j * stride), S::splat(weight));
-                for v in 0..N {
-                    let x = load_first::<S>(at.wrapping_add(v * S::LANES), lanes);
-                    sums[v] = S::fma(weight, x, sums[v]);
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(weight, load_first::<S>(at.wrapping_add(v * S::LANES), lanes), *sum);
                 }
             }
-            for v in 0..N {
-                totals[v] = if index == 0 { sums[v] } else { S::add(totals[v], sums[v]) };
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = if index == 0 { sum } else { S::add(*total, sum) };
             }
         }
         totals

@@ -115,6 +115,12 @@ fn within(py: Python<'_>, error: PyErr, op: &str) -> PyErr {
     PyErr::from_type(error.get_type(py), text)
 }
 
+/// Number of one-op programs kept.
+#[pyfunction]
+pub fn cached_ops() -> usize {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |cache| cache.programs.len())
+}
+
 /// Drops cached one-op plans, plans of models, packed weights and unused memory.
 #[pyfunction]
 pub fn clear_cache() {

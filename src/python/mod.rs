@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::eager::{clear_cache, eager};
+    use super::eager::{cached_ops, clear_cache, eager};
     #[pymodule_export]
     use super::errors::{DataError, ShapeError, UnsupportedError, WeightsError};
     #[pymodule_export]
@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::parameter::Parameter;
     #[pymodule_export]
-    use super::program::{Program, last_input_addresses};
+    use super::program::{PlanCache, Program, last_input_addresses};
     #[pymodule_export]
     use super::settings::{
         config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, isa_levels,

@@ -65,6 +65,23 @@ pub(super) fn run<'py>(
     Ok(list)
 }
 
+/// The plans of programs that belong together: at most 32, the least recently used goes first.
+#[pyclass(frozen, module = "cnnrs._core")]
+#[derive(Default)]
+pub struct PlanCache(Arc<program::PlanCache>);
+
+#[pymethods]
+impl PlanCache {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached.
 #[pyclass(frozen, module = "cnnrs._core")]
 pub struct Program {
@@ -75,12 +92,20 @@ pub struct Program {
 #[pymethods]
 impl Program {
     #[new]
-    #[pyo3(signature = (graph, outputs, name="", rewrites=None))]
-    fn new(graph: &Bound<'_, Graph>, outputs: Vec<usize>, name: &str, rewrites: Option<usize>) -> PyResult<Self> {
+    #[pyo3(signature = (graph, outputs, name="", plans=None, rewrites=None))]
+    fn new(
+        graph: &Bound<'_, Graph>,
+        outputs: Vec<usize>,
+        name: &str,
+        plans: Option<&Bound<'_, PlanCache>>,
+        rewrites: Option<usize>,
+    ) -> PyResult<Self> {
         let traced = graph.get().traced();
         let names = traced.graph.inputs().iter().map(|&id| traced.graph.value(id).name.clone()).collect();
         let outputs = outputs.into_iter().map(ValueId).collect();
-        let mut program = program::Program::new(traced.graph, outputs, traced.parameters, name.to_owned())?;
+        let plans = plans.map_or_else(Arc::default, |plans| plans.get().0.clone());
+        let name = name.to_owned();
+        let mut program = program::Program::with_plans(traced.graph, outputs, traced.parameters, name, plans)?;
         if let Some(limit) = rewrites {
             program = program.limited(limit);
         }

@@ -102,6 +102,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
     /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
+    /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
+    unsafe fn prefetch(p: *const f32);
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -141,6 +143,13 @@ pub trait Simd: Copy + 'static {
     unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+
+    /// Exclusive or of the 32-bit patterns.
+    unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;
+    /// Low and high halves of the products of the patterns as unsigned integers.
+    unsafe fn multiply(a: Self::V, b: Self::V) -> (Self::V, Self::V);
+    /// The upper 24 bits of the patterns as fractions of 2²⁴, which is exact.
+    unsafe fn fraction(a: Self::V) -> Self::V;
 
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);

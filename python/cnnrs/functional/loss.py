@@ -1,4 +1,4 @@
-"""From scores to probabilities, and to a loss."""
+"""From scores to a loss."""
 
 from __future__ import annotations
 

@@ -213,10 +213,11 @@ def _place(bound: Any, op: str) -> int | None:
 
 def _single(entry: Any, axis: int, shape: tuple[int, ...], op: str) -> Span:
     """Return the span of one element."""
-    place = _place(entry, op)
-    if place is None or not -shape[axis] <= place < shape[axis]:
+    place, size = _place(entry, op), shape[axis]
+    size = size.peek() if isinstance(size, BatchSize) else size  # another batch is checked when it is planned
+    if place is None or not -size <= place < size:
         message = (
-            f"{graph.label(op)}: index must be from {-shape[axis]} to {shape[axis] - 1} for axis {axis} of x {shape}, "
+            f"{graph.label(op)}: index must be from {-size} to {size - 1} for axis {axis} of x {shape}, "
             f"got {_args.show(entry)}"
         )
         raise ShapeError(message)

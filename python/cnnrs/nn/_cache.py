@@ -58,10 +58,15 @@ class Key(NamedTuple):
 
 
 class ProgramCache:
-    """The programs of one module or function, least recently used first; never copied."""
+    """The programs of one module or function, least recently used first; never copied.
+
+    Attributes:
+        plans: The plans of all programs together.
+    """
 
     def __init__(self) -> None:
         """Make an empty cache."""
+        self.plans = _core.PlanCache()
         # A key without a batch size leads to None where the program depends on the batch size.
         self._programs: OrderedDict[Key, Compiled | None] = OrderedDict()
         with _guard.lock:
@@ -161,7 +166,8 @@ def _compile_module(module: Module, key: Key, batch: int) -> Compiled:
             outputs = [functional.softmax(y)]
         if captures is not None:
             outputs = captures.extend(outputs)
-    program = _core.Program(trace.graph, [output.id for output in outputs], type(module).__name__)
+    name = type(module).__name__
+    program = _core.Program(trace.graph, [output.id for output in outputs], name, module._programs.plans)
     # Only what a run needs is kept: the trace refers to the module, which owns the cache.
     return Compiled(program, trace.feed([None])[1:], single, trace.batch_specific, captures)
 

@@ -177,7 +177,7 @@ impl Tape<'_> {
                 self.reduce(*kind, axes, inputs[0], result, grad, name)
             }
             Op::Expand { mean: false } => self.unbroadcast(inputs[0], grad, name),
-            Op::Reshape { .. } => self.emit(inputs[0], Op::ReshapeLike, &[grad, inputs[0]], name),
+            Op::Reshape { .. } | Op::ReshapeLike => self.emit(inputs[0], Op::ReshapeLike, &[grad, inputs[0]], name),
             Op::Transpose { axes } => {
                 let mut inverse = vec![0; axes.len()];
                 for (to, &from) in axes.iter().enumerate() {
@@ -234,7 +234,6 @@ impl Tape<'_> {
             | Op::AvgPool2dBackward { .. }
             | Op::UnaryBackward(_)
             | Op::Expand { mean: true }
-            | Op::ReshapeLike
             | Op::SliceBackward { .. }
             | Op::ConcatPart { .. }
             | Op::AxisMapBackward { .. }
