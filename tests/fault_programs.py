@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import cnnrs
 import processes
@@ -25,12 +26,20 @@ def team() -> int:
     return _core.config()["threads_running"] or 0
 
 
+def threads_alive() -> int:
+    """Threads of this process, Python's or not."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def address_space() -> int:
+    """Bytes of address space that this process uses."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
 def allow_threads(count: int) -> None:
     """Leave address space for so many more stacks, and for half of one of anything else; this binds root, too."""
-    with open("/proc/self/statm", encoding="ascii") as facts:  # noqa: PTH123
-        used = int(facts.read().split()[0]) * resource.getpagesize()
-    used -= (max(team(), 1) - 1) * STACK  # the present team's threads go before a new one's are started
-    room = used + count * STACK + STACK // 2
+    present = (max(team(), 1) - 1) * STACK  # the present team's threads go before a new one's are started
+    room = address_space() - present + count * STACK + STACK // 2
     resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
 
 
@@ -56,9 +65,9 @@ def one_core() -> None:
     """A process bound to one core uses one thread, starts none, and computes."""
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     assert cnnrs.get_num_threads() == 1
-    before = len(os.listdir("/proc/self/task"))
+    before = threads_alive()
     expected = inference(), training()
-    assert len(os.listdir("/proc/self/task")) == before
+    assert threads_alive() == before
     cnnrs.set_num_threads(3)  # above the cores: taken exactly
     assert (inference(), training()) == expected
     assert team() == 3
@@ -96,15 +105,9 @@ def usable_after_memory_error() -> None:
     x = real(1, 4, 4, 1)
     for padding, limit in ((1 << 30, None), (1 << 15, 1 << 30)):
         if limit:
-            with open("/proc/self/statm", encoding="ascii") as facts:  # noqa: PTH123
-                used = int(facts.read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
-        try:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space() + limit, resource.RLIM_INFINITY))
+        with pytest.raises(MemoryError, match="bytes"):
             F.conv2d(x, real(1, 1, 1, 1), padding=padding)
-        except MemoryError as error:
-            assert "bytes" in str(error), error
-        else:
-            sys.exit("no MemoryError")
         assert inference() == expected
 
 
