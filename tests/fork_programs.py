@@ -220,7 +220,7 @@ class Deep(nn.Module):
 
     def forward(self, x: Any) -> Any:
         y = F.relu(self.first(x))
-        for _ in range(12):
+        for _ in range(8):
             y = F.relu(self.again(y))
         return self.head(F.flatten(F.avg_pool2d(y, 8)))
 

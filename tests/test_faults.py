@@ -39,7 +39,7 @@ def test_one_core() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("count", [5, 16])
+@pytest.mark.parametrize("count", [5, 12])
 def test_more_threads_than_cores(count: int) -> None:
     """`CNNRS_NUM_THREADS` and `set_num_threads` are taken exactly."""
     run("fault_programs", "more_threads_than_cores", count, env={"CNNRS_NUM_THREADS": str(count)})
