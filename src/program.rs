@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
 use crate::error::{Error, Result};
@@ -10,9 +11,10 @@ use crate::exec::{self, Externals};
 use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::storage::Stored;
+use crate::sync::{Access, Brief, Held, InsideRun, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
-/// Most plans one program keeps.
+/// Most plans that programs which belong together keep.
 const MAX_PLANS: usize = 32;
 
 /// An array of the caller: C-contiguous, of the stated type.
@@ -42,13 +44,59 @@ pub struct OutputBuf {
     pub dtype: DType,
 }
 
-/// Plans with the time of their last use, and the clock.
-type Plans = (u64, HashMap<Key, (u64, Arc<Plan>)>);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
+    program: u64,
     batch: Option<usize>,
     options: Options,
+}
+
+/// Plans with the time of their last use, and the clock.
+#[derive(Debug, Default)]
+struct Plans {
+    clock: u64,
+    kept: HashMap<Key, (u64, Arc<Plan>)>,
+}
+
+/// The plans of programs that belong together, such as those of one model: of all of them the least recently used goes
+/// first.
+#[derive(Debug, Default)]
+pub struct PlanCache(Brief<Plans>);
+
+impl PlanCache {
+    fn get(&self, key: &Key) -> Option<Arc<Plan>> {
+        self.0.with(|plans| {
+            plans.clock += 1;
+            let (used, plan) = plans.kept.get_mut(key)?;
+            *used = plans.clock;
+            Some(plan.clone())
+        })
+    }
+
+    fn put(&self, key: Key, plan: Arc<Plan>) {
+        // What goes is dropped outside of the lock.
+        let _gone = self.0.with(|plans| {
+            let full = plans.kept.len() >= MAX_PLANS && !plans.kept.contains_key(&key);
+            let oldest = plans.kept.iter().filter(|_| full).min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            let gone = oldest.and_then(|oldest| plans.kept.remove(&oldest));
+            (gone, plans.kept.insert(key, (plans.clock, plan)))
+        });
+    }
+
+    /// Number of plans kept.
+    pub fn len(&self) -> usize {
+        self.0.with(|plans| plans.kept.len())
+    }
+
+    /// Whether no plan is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn forget(&self, program: u64) {
+        // What goes is dropped outside of the lock.
+        let _gone: Vec<_> = self.0.with(|plans| plans.kept.extract_if(|key, _| key.program == program).collect());
+    }
 }
 
 /// A graph ready to run on any batch size.
@@ -59,27 +107,48 @@ pub struct Program {
     parameters: Vec<Arc<Stored>>,
     /// Slots by the address of their tensor: the order in which all programs lock.
     lock_order: Vec<usize>,
-    plans: Mutex<Plans>,
+    plans: Arc<PlanCache>,
+    /// Tells its plans from those of the others.
+    number: u64,
     name: String,
     rewrites: Option<usize>,
 }
 
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.plans.forget(self.number);
+    }
+}
+
 impl Program {
-    /// A program that computes `outputs` and runs the graph's effects.
+    /// A program that computes `outputs` and runs the graph's effects, with a cache of plans for itself.
     pub fn new(graph: Graph, outputs: Vec<ValueId>, parameters: Vec<Arc<Stored>>, name: String) -> Result<Self> {
+        Self::with_plans(graph, outputs, parameters, name, Arc::default())
+    }
+
+    /// As [`Program::new`], with a cache of plans that it may share with others.
+    pub fn with_plans(
+        graph: Graph,
+        outputs: Vec<ValueId>,
+        parameters: Vec<Arc<Stored>>,
+        name: String,
+        plans: Arc<PlanCache>,
+    ) -> Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         if let Some(stray) = outputs.iter().find(|id| id.0 >= graph.value_count()) {
             return Err(Error::Internal(format!("value {} is not part of this graph", stray.0)));
         }
         let mut lock_order: Vec<usize> = (0..parameters.len()).collect();
         lock_order.sort_by_key(|&slot| Arc::as_ptr(&parameters[slot]) as usize);
-        let plans = Mutex::new((0, HashMap::new()));
-        Ok(Self { graph, outputs, parameters, lock_order, plans, name, rewrites: None })
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { graph, outputs, parameters, lock_order, plans, number, name, rewrites: None })
     }
 
     /// The program with at most so many single rewrites of its graph.
     #[must_use]
-    pub fn limited(self, rewrites: usize) -> Self {
-        Self { rewrites: Some(rewrites), ..self }
+    pub fn limited(mut self, rewrites: usize) -> Self {
+        self.rewrites = Some(rewrites);
+        self
     }
 
     /// The name given for logs.
@@ -101,15 +170,9 @@ impl Program {
     pub fn plan(&self, batch: Option<usize>) -> Result<Arc<Plan>> {
         let (isa, algorithm) = (crate::config::isa()?, crate::config::algorithm()?);
         let options = Options { isa, algorithm, rewrites: self.rewrites };
-        let key = Key { batch, options };
-        {
-            let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.0 += 1;
-            let now = cache.0;
-            if let Some((used, plan)) = cache.1.get_mut(&key) {
-                *used = now;
-                return Ok(plan.clone());
-            }
+        let key = Key { program: self.number, batch, options };
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(plan);
         }
         let plan = match batch {
             Some(batch) if self.graph.batch() != Some(batch) => {
@@ -124,20 +187,13 @@ impl Program {
             }
         }
         let plan = Arc::new(plan);
-        let mut cache = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.1.len() >= MAX_PLANS
-            && let Some(oldest) = cache.1.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key)
-        {
-            cache.1.remove(&oldest);
-        }
-        let now = cache.0;
-        cache.1.insert(key, (now, plan.clone()));
+        self.plans.put(key, plan.clone());
         Ok(plan)
     }
 
     /// Drops all plans and packed weights.
     pub fn clear(&self) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+        self.plans.forget(self.number);
         for stored in &self.parameters {
             stored.forget_packed();
         }
@@ -265,10 +321,12 @@ impl Program {
         }
         tables.parameters.clear();
         tables.parameters.extend(self.parameters.iter().map(|stored| stored.slot()));
-        let _locks = self.lock(plan);
+        let waiting = Waiting::here(interrupted);
+        let _inside = InsideRun::enter();
+        let _locks = self.lock(plan, waiting)?;
         tables.packed.clear();
         for job in &plan.packs {
-            let copy = self.packed(job, arena)?;
+            let copy = self.packed(job, arena, waiting, interrupted)?;
             tables.packed.push(Slot::new(copy.ptr(), copy.bytes()));
             tables.held.push(copy);
         }
@@ -279,47 +337,49 @@ impl Program {
             packed: &tables.packed,
         };
         // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
-        unsafe { exec::run(plan, externals, arena, threads, interrupted)? };
-        for &slot in &plan.written {
-            self.parameters[slot].touch();
+        let result = unsafe { exec::run(plan, externals, arena, threads, interrupted) };
+        if result.as_ref().err().is_none_or(|stopped| stopped.wrote) {
+            for &slot in &plan.written {
+                self.parameters[slot].touch();
+            }
         }
-        Ok(())
+        result.map_err(|stopped| stopped.error)
     }
 
-    fn packed(&self, job: &PackJob, arena: &mut Arena) -> Result<Arc<AlignedBuf>> {
+    fn packed(
+        &self,
+        job: &PackJob,
+        arena: &mut Arena,
+        waiting: Waiting<'_>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Arc<AlignedBuf>> {
         let stored = &self.parameters[job.slot];
-        stored.packed(&job.format, job.bytes, |packed| {
+        stored.packed(&job.format, job.bytes, waiting, |packed| {
             // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
-            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena) }
+            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena, interrupted) }
         })
     }
 
     /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan) -> Locks<'_> {
-        let mut guards: Vec<Lock<'_>> = LOCKS.take();
+    fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Locks<'_>> {
+        let mut locks = Locks(LOCKS.take());
         let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
         for slots in self.lock_order.chunk_by(same) {
-            let stored = &self.parameters[slots[0]];
             let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
-            guards.push(if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) });
+            let access = if writes { Access::Write } else { Access::Read };
+            locks.0.push(self.parameters[slots[0]].lock(access, waiting)?);
         }
-        Locks(guards)
+        Ok(locks)
     }
 }
 
 thread_local! {
     /// Room for the locks of this thread's next run.
-    static LOCKS: RefCell<Vec<Lock<'static>>> = const { RefCell::new(Vec::new()) };
+    static LOCKS: RefCell<Vec<Held<'static>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Held for the length of a run.
-struct Locks<'a>(Vec<Lock<'a>>);
-
-#[allow(dead_code)] // guards: only their drop matters
-enum Lock<'a> {
-    Read(std::sync::RwLockReadGuard<'a, ()>),
-    Write(std::sync::RwLockWriteGuard<'a, ()>),
-}
+struct Locks<'a>(Vec<Held<'a>>);
 
 impl Drop for Locks<'_> {
     fn drop(&mut self) {
@@ -329,22 +389,24 @@ impl Drop for Locks<'_> {
     }
 }
 
-/// Labels lie in `0..classes`.
+/// Labels keep the rules of all losses that read them.
 ///
 /// # Safety
 /// The view is readable.
 unsafe fn check_labels(input: &InputView<'_>, spec: &InputSpec) -> Result<()> {
-    let Some(classes) = spec.label_limit else { return Ok(()) };
     let count = input.shape.iter().product::<usize>();
     let data = input.data.cast::<i64>();
-    for row in 0..count {
-        // SAFETY: inside the view, which holds 64-bit integers.
-        let label = unsafe { data.add(row).read_unaligned() };
-        if label < 0 || label >= classes as i64 {
-            return Err(Error::Value(format!(
-                "cross_entropy: {} expects classes in [0, {classes}), received {label} at row {row}",
-                spec.name
-            )));
+    for rule in &spec.labels {
+        for row in 0..count {
+            // SAFETY: inside the view, which holds 64-bit integers.
+            let label = unsafe { data.add(row).read_unaligned() };
+            if !rule.allows(label) {
+                let or = rule.ignore.map_or(String::new(), |ignore| format!(" or ignore_index {ignore}"));
+                return Err(Error::Value(format!(
+                    "cross_entropy: {} expects classes in [0, {}){or}, received {label} at row {row}",
+                    spec.name, rule.classes
+                )));
+            }
         }
     }
     Ok(())

@@ -176,9 +176,7 @@ CASES = [
         {"eps": 1e-5, "momentum": 0.1},
         fixed=(3, 4),
     ),
-    Case(
-        "batch_norm_infer", [normal(4, 2, 3), normal(3), normal(3, seed=1), *STATISTICS], {"eps": 1e-3}, fixed=(3, 4)
-    ),
+    Case("batch_norm_infer", [normal(4, 2, 3), normal(3), normal(3, seed=1), *STATISTICS], {"eps": 1e-3}, fixed=(3, 4)),
     *(
         Case("group_norm", [normal(2, 3, 2, 6), normal(6), normal(6, seed=1)], {"groups": groups, "eps": 1e-5}, note=g)
         for groups, g in ((1, "one group"), (3, "three groups"), (6, "a channel each"))
@@ -212,9 +210,15 @@ CASES = [
 ]
 NO_GRADIENT = {"normalize", "sgd", "rmsprop", "adam", "adagrad", "assign", "blend", "increment"}
 """Ops on bytes, and ops with effects."""
-GRADIENTS = {"linear_backward_data", "linear_backward_weights", "conv2d_backward_weights", "reshape_like", "concat_part"}
+GRADIENTS = {
+    "linear_backward_data",
+    "linear_backward_weights",
+    "conv2d_backward_weights",
+    "reshape_like",
+    "concat_part",
+}
 """Ops of gradients whose names do not end in `_backward`."""
-ELSEWHERE = {"unflatten", "upsample", "adaptive_avg_pool"}
+ELSEWHERE = {"unflatten", "upsample", "adaptive_avg_pool2d"}
 """The inverse of flatten, below, and names of axis maps."""
 
 
@@ -229,7 +233,7 @@ def test_every_differentiable_op_has_a_case() -> None:
     """The names of the closed set of ops are those of the table and of the lists of exceptions."""
     text = (SOURCES / "graph" / "op.rs").read_text() + (SOURCES / "function.rs").read_text()
     names = {name for name in re.findall(r'=> "(\w+)"', text) if not name.endswith("_backward")}
-    assert NO_GRADIENT | GRADIENTS | ELSEWHERE <= names
+    assert names >= NO_GRADIENT | GRADIENTS | ELSEWHERE
     cases = {case.op for case in CASES} - {"axis_map"}
     assert cases == names - NO_GRADIENT - GRADIENTS - ELSEWHERE
 
@@ -293,6 +297,40 @@ def test_modules_functions_and_several_arguments() -> None:
     assert gradcheck(model, images.astype(np.float32), parameters=False)
     assert gradcheck(lambda a, b: (F.tanh(a) + b, F.sigmoid(b)), (normal(2, 3), normal(2, 3, seed=1)))
     assert gradcheck(lambda x, labels: F.cross_entropy(model(x), labels), (images, np.array([3], np.int32)))
+
+
+def test_training_mode() -> None:
+    """Statistics of the batch, and the same draws of dropout at every point."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Dropout2d(0.5),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64, 3),
+    )
+    before = model.state_dict(copy=True)
+    for training in (True, False):
+        assert gradcheck(model, normal(3, 6, 6, 2), training=training)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert gradcheck(F.dropout, distinct(3, 4), training=True, seed=3)
+
+
+def test_layers_that_normalize() -> None:
+    images = normal(2, 3, 3, 4)
+    for layer in (nn.GroupNorm(2, 4), nn.LayerNorm((3, 3, 4)), nn.LocalResponseNorm(3), nn.BatchNorm2d(4)):
+        assert gradcheck(layer, images)
+        assert gradcheck(layer, images, training=True)
+
+
+def test_buffers_are_no_parameters() -> None:
+    """There is no gradient by running statistics, so that none is asked for."""
+    layer = nn.BatchNorm1d(3)
+    assert layer.running_mean is not None
+    layer.running_mean.assign(np.array([0.5, -1.0, 2.0], np.float32))
+    assert gradcheck(layer, normal(4, 3))
 
 
 @pytest.mark.parametrize("form", [{}, {"activation": "relu", "pool": "max"}], ids=["tanh-avg", "relu-max"])

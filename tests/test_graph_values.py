@@ -45,10 +45,9 @@ NEEDS_NUMBERS: dict[str, Callable[[Any], Any]] = {
     "int()": int,
     "len()": len,
     "iteration": list,
-    "indexing": lambda v: v[0],
     "np.asarray()": np.asarray,
     "np.exp": np.exp,
-    "np.multiply": lambda v: np.ones(3, np.float32) * v,
+    "np.power": lambda v: np.ones(3, np.float32) ** v,
 }
 
 
@@ -85,7 +84,7 @@ def test_plus_adds_values_arrays_and_parameters() -> None:
         np.testing.assert_array_equal(model(IMAGES), expected)
 
 
-@pytest.mark.parametrize("other", [1, 1.0, "a", None, [1.0]])
+@pytest.mark.parametrize("other", ["a", None, [1.0]])
 def test_plus_refuses_everything_else(other: Any) -> None:
     with pytest.raises(TypeError, match="unsupported operand"):
         Inside(lambda v: v + other)(IMAGES)

@@ -276,7 +276,7 @@ def test_init_functions() -> None:
 
 
 def test_init_refuses() -> None:
-    for shape in ((3,), (2, 3, 4), (0, 3)):
+    for shape in ((3,), (2, 3, 4, 5, 6), (0, 3)):
         with pytest.raises(ValueError, match=r"^kaiming_uniform: shape must be"):
             init.kaiming_uniform(shape)
     with pytest.raises(ValueError, match=r"^uniform: low must be at most high"):

@@ -50,6 +50,16 @@ def softmax(logits: Any, probabilities: Any) -> Array:
     return np.asarray(weighted + probabilities * total + 2.0 * TINY)
 
 
+def log_softmax(logits: Any, probabilities: Any) -> Array:
+    """Bound for log-softmax: the logarithm moves by the relative error of the sum, the shift and the result round."""
+    logits = np.asarray(logits, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = np.abs(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    sum_error = softmax(logits, probabilities).sum(axis=-1, keepdims=True) + gamma(logits.shape[-1] + 2)
+    log_sum = np.log(float(max(logits.shape[-1], 1)))
+    return np.asarray(sum_error + ulps(log_sum) + 4.0 * UNIT * (shift + log_sum))
+
+
 def cross_entropy(logits: Any, labels: Any, probabilities: Any) -> float:
     """Bound for the mean loss: error of the log of the sum, of the label's shift and of the mean over rows."""
     logits = np.asarray(logits, np.float64)

@@ -1,9 +1,10 @@
 """Convolutional networks on CPUs: NumPy arrays in, NumPy arrays out, a Rust core in between."""
 
-from cnnrs import callbacks, datasets, functional, models, nn, optim
+from cnnrs import callbacks, datasets, functional, models, nn, optim, testing
 from cnnrs._args import conv_output_size
 from cnnrs._core import DataError, ShapeError, UnsupportedError, WeightsError
 from cnnrs._runtime import clear_cache, get_num_threads, set_algorithm, set_num_threads, show_config
+from cnnrs.compile import compile  # noqa: A004 - the name of the contract
 from cnnrs.random import manual_seed
 from cnnrs.trainer import Trainer
 from cnnrs.vjp import vjp
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "clear_cache",
+    "compile",
     "conv_output_size",
     "datasets",
     "functional",
@@ -32,5 +34,6 @@ __all__ = [
     "set_algorithm",
     "set_num_threads",
     "show_config",
+    "testing",
     "vjp",
 ]

@@ -106,6 +106,21 @@ def real(value: object, name: str, op: str) -> float:
     return number
 
 
+def number(value: object, name: str, op: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return a finite number between two bounds as the float32 nearest to it.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not finite, or outside of `low` to `high`.
+    """
+    result = real(value, name, op)
+    if not low <= result <= high:
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        message = f"{graph.label(op)}: {name} must be {limits}, got {show(value)}"
+        raise ValueError(message)
+    return result
+
+
 def axes(axis: object, ndim: int, op: str) -> list[int]:
     """Return an axis, several, or all of them (None) as ascending non-negative numbers.
 

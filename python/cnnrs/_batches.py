@@ -1,48 +1,53 @@
 """What the trainer takes as data, checked once, and the batches made of it.
 
 Data is a `Dataset`, an (x, y) pair of arrays, or an iterable of (x, y) batches. Images are uint8 (scaled by
-the model) or float32 (taken as they are); float16 and float64 are converted once. Labels are integers.
+the model) or float32 (taken as they are); float16 and float64 are converted once. Targets are what the loss takes:
+integer labels, or floats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnrs import _core
-from cnnrs._args import check_images, check_labels
+from cnnrs._args import check_images
 from cnnrs._core import ShapeError
 
 __all__ = ["ArrayBatches", "Batches", "IterableBatches", "check_batch", "images_of", "read_data", "require_images"]
 
-Batch = tuple[NDArray[Any], NDArray[np.int64]]
+Batch = tuple[NDArray[Any], NDArray[Any]]
+Check = Callable[[Any, str, int], NDArray[Any]]
+"""Takes targets, who asks, and the number of images; returns the targets as the loss takes them."""
 
 _SHUFFLE_STREAM = 1 << 40  # far from the streams of initialisers, which count up from 0
 
 
-def check_batch(x: Any, y: Any, op: str) -> Batch:
-    """Return a batch as native uint8 or float32 images and int64 labels.
+def check_batch(x: Any, y: Any, op: str, check: Check) -> Batch:
+    """Return a batch as native uint8 or float32 images and int64 or float32 targets.
 
-    The range of the labels is checked by the program they are given to.
+    The range of labels is checked by the program they are given to.
 
     Args:
         x: (N, ...), uint8, float16, float32 or float64.
-        y: (N,), any integer dtype.
+        y: (N, ...), what `check` takes.
         op: Who asks, for errors.
+        check: Check of the targets.
 
     Raises:
         TypeError: Another dtype, or not an array.
-        ShapeError: No batch axis, or not one label an image.
+        ShapeError: No batch axis, or not one target an image.
     """
     images = check_images(x, op)
-    labels = check_labels(y, op, "y", rows=len(images))
-    if len(images) != len(labels):
-        msg = f"{op}: y must have one label an image, got {len(labels)} labels for {len(images)} images"
+    targets = check(y, op, len(images))
+    if len(images) != len(targets):
+        what = "label" if targets.dtype.kind == "i" else "target"
+        msg = f"{op}: y must have one {what} an image, got {len(targets)} {what}s for {len(images)} images"
         raise ShapeError(msg)
-    return images, labels
+    return images, targets
 
 
 def require_images(count: int, op: str) -> None:
@@ -61,10 +66,10 @@ class ArrayBatches:
 
     Args:
         x: (N, ...) checked images.
-        y: (N,) checked labels.
+        y: (N, ...) checked targets.
     """
 
-    def __init__(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         self.x = x
         self.y = y
 
@@ -102,11 +107,13 @@ class IterableBatches:
     Args:
         source: Iterable of (x, y) batches.
         op: Who asks, for errors.
+        check: Check of the targets.
     """
 
-    def __init__(self, source: Iterable[Any], op: str) -> None:
+    def __init__(self, source: Iterable[Any], op: str, check: Check) -> None:
         self.source = source
         self.op = op
+        self.check = check
 
     def steps(self, batch_size: int) -> int | None:
         """Return the number of batches if the source has a length; `batch_size` plays no part."""
@@ -121,27 +128,28 @@ class IterableBatches:
             if not isinstance(item, tuple | list) or len(item) != 2:
                 msg = f"{self.op}: expected (x, y) batches, got {_describe(item)}"
                 raise TypeError(msg)
-            yield check_batch(item[0], item[1], self.op)
+            yield check_batch(item[0], item[1], self.op, self.check)
 
 
 Batches = ArrayBatches | IterableBatches
 
 
-def read_data(data: Any, op: str, again: bool = False) -> Batches:
+def read_data(data: Any, op: str, check: Check, again: bool = False) -> Batches:
     """Return data of any accepted form as batches.
 
     Args:
         data: Dataset, (x, y) pair of arrays, or iterable of (x, y) batches.
         op: Who asks, for errors.
+        check: Check of the targets.
         again: Whether the data is gone through more than once, which an iterator cannot do.
 
     Raises:
         TypeError: Another type, a one-shot iterator where `again`, or arrays of a wrong dtype.
-        ShapeError: Images and labels differ in number.
+        ShapeError: Images and targets differ in number.
     """
     pair = _as_pair(data)
     if pair is not None:
-        return ArrayBatches(*check_batch(pair[0], pair[1], op))
+        return ArrayBatches(*check_batch(pair[0], pair[1], op, check))
     if isinstance(data, np.ndarray | str | bytes) or not isinstance(data, Iterable):
         forms = "a Dataset, an (x, y) pair of arrays or an iterable of (x, y) batches"
         msg = f"{op}: expected {forms}, got {_describe(data)}"
@@ -149,11 +157,11 @@ def read_data(data: Any, op: str, again: bool = False) -> Batches:
     if again and isinstance(data, Iterator):
         msg = f"{op}: expected batches that can be gone through in every epoch, got a one-shot {type(data).__name__}"
         raise TypeError(msg)
-    return IterableBatches(data, op)
+    return IterableBatches(data, op, check)
 
 
 def images_of(data: Any, batch_size: int, op: str) -> Iterator[NDArray[Any]]:
-    """Yield the images of an array, a Dataset, an (x, y) pair or an iterable of batches, without the labels.
+    """Yield the images of an array, a Dataset, an (x, y) pair or an iterable of batches, without the targets.
 
     An array is cut into batches, even an empty one into one empty batch.
 
@@ -168,7 +176,7 @@ def images_of(data: Any, batch_size: int, op: str) -> Iterator[NDArray[Any]]:
     pair = _as_pair(data)
     whole = data if isinstance(data, np.ndarray) else None if pair is None else pair[0]
     if whole is None:
-        for images, _ in read_data(data, op).batches(batch_size):
+        for images, _ in read_data(data, op, lambda _, __, rows: np.empty(rows, np.int64)).batches(batch_size):
             yield images
         return
     images = check_images(whole, op)

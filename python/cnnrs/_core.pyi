@@ -16,10 +16,12 @@ __all__ = [
     "DataError",
     "Graph",
     "Parameter",
+    "PlanCache",
     "Program",
     "ShapeError",
     "UnsupportedError",
     "WeightsError",
+    "cached_ops",
     "clear_cache",
     "config",
     "eager",
@@ -28,6 +30,7 @@ __all__ = [
     "fma_peak",
     "get_algorithm",
     "get_num_threads",
+    "inject_panic",
     "isa_levels",
     "last_input_addresses",
     "random_permutation",
@@ -51,7 +54,7 @@ class UnsupportedError(NotImplementedError):
 
 @final
 class Parameter:
-    """Storage of one float32 tensor: C-contiguous, aligned, versioned."""
+    """Storage of one float32 tensor or int64 counter: C-contiguous, aligned, versioned."""
 
     def __new__(cls, array: npt.NDArray[np.float32]) -> Parameter:
         """Copy a float32 array in.
@@ -102,6 +105,14 @@ class Graph:
         """
     def info(self, value: int) -> tuple[tuple[int, ...], str]:
         """Return the shape and the dtype name of a value."""
+    def batch_sizes(self, value: int) -> list[list[int] | None] | None:
+        """Return for each axis of a value that follows the batch size its sizes for two other batch sizes.
+
+        None if no axis does, or nothing is known because the graph is specific to its batch size.
+        """
+    @property
+    def batch_specific(self) -> bool:
+        """Whether the graph is good for the batch size it was traced with only."""
     def gradients(self, outputs: Sequence[int], seeds: Sequence[int | None], wrt: Sequence[int]) -> list[int | None]:
         """Append the backward graph and return the gradient of each value in `wrt`.
 
@@ -137,13 +148,30 @@ class Graph:
         """Return (name, op, inputs, outputs) of every node in order."""
 
 @final
+class PlanCache:
+    """The plans of programs that belong together: at most 32, the least recently used goes first."""
+
+    def __new__(cls) -> PlanCache:
+        """Make an empty cache."""
+    def __len__(self) -> int:
+        """Return the number of plans kept."""
+
+@final
 class Program:
     """A graph with chosen outputs: the only executable thing. Plans are made per batch size and cached."""
 
-    def __new__(cls, graph: Graph, outputs: Sequence[int], name: str = "", rewrites: int | None = None) -> Program:
-        """Take the graph as it is now; nodes with effects ("sgd") run always, after everything else.
+    def __new__(
+        cls,
+        graph: Graph,
+        outputs: Sequence[int],
+        name: str = "",
+        plans: PlanCache | None = None,
+        rewrites: int | None = None,
+    ) -> Program:
+        """Take the graph as it is now; nodes with effects ("update") run always, after everything else.
 
-        `rewrites` limits the single rewrites of the graph, to find the one that makes a result wrong.
+        The plans are kept in `plans`, or in a cache of the program's own. `rewrites` limits the single rewrites of
+        the graph, to find the one that makes a result wrong.
         """
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
@@ -162,6 +190,9 @@ class Program:
 
 def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
     """Run one op on arrays through a cached one-node plan; 0-d outputs come back as Python floats."""
+
+def cached_ops() -> int:
+    """Return the number of one-op programs kept, at most 256."""
 
 def set_num_threads(n: int) -> None:
     """Set the size of the thread pool, 1 to 256."""
@@ -201,6 +232,9 @@ def failure_is_due() -> bool:
 
 def last_input_addresses() -> list[int]:
     """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""
+
+def inject_panic(step: int, rank: int = 0) -> None:
+    """Make the next run panic in its step number `step` on the member `rank` of its team (for tests)."""
 
 def fma_peak(threads: int, seconds: float) -> float:
     """Measure the register-only FMA rate in GFLOP/s (benches)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnrs import _args, _core
+from cnnrs import _args, _core, functional
+from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
 from cnnrs.nn._cache import output_values
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cnnrs.nn.module import Module
+
+_NAMES = {"conv2d_backward_data": "conv_transpose2d"}  # an op of the graph that a forward pass has under another name
 
 
 class Row(NamedTuple):
@@ -38,7 +41,7 @@ class Summary(NamedTuple):
         inference_bytes: Peak bytes of a call beside the caller's arrays, as the system counts them: parameters, packed
             weights, intermediate results, scratch of the threads as they are set now, and the result.
         training_bytes: The same of a training step with cross-entropy, without the optimizer's state; None if the
-            output is not (N, classes) or nothing trains.
+            output is not (N, classes), nothing trains, or batch normalization gets one value per channel.
     """
 
     model: str
@@ -95,7 +98,7 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
         rows = []
         for layer, op, inputs, results in trace.graph.nodes():
             shape = trace.graph.info(results[0])[0]
-            rows.append(Row(layer, op, shape, own.pop(layer, 0), _macs(trace, op, inputs, shape)))
+            rows.append(Row(layer, _NAMES.get(op, op), shape, own.pop(layer, 0), _macs(trace, op, inputs, shape)))
     program = _core.Program(trace.graph, outputs, "summary")
     return Summary(
         model=type(model).__name__,
@@ -110,22 +113,31 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
 
 
 def _macs(trace: Trace, op: str, inputs: list[int], output: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of one sample: every output number reads all but the weight's last axis."""
-    if op not in ("conv2d", "linear"):
+    """Return the multiply-accumulates of one sample.
+
+    Every output number reads all but the weight's last axis; of a transposed convolution, every input number meets it.
+    """
+    if op not in ("conv2d", "linear", "conv2d_backward_data"):
         return 0
+    numbers = trace.graph.info(inputs[0])[0] if op == "conv2d_backward_data" else output
     weight = trace.graph.info(inputs[1])[0]
-    return math.prod(output[1:]) * math.prod(weight[:-1])
+    return math.prod(numbers[1:]) * math.prod(weight[:-1])
 
 
 def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int | None:
     """Return the peak of a training step without the optimizer's state, None if there is no such step."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.trainable]
     with Trace(root=model, training=True) as trace:
-        logits = model(trace.input((batch, *sample), "float32", "x"))
+        try:
+            logits = model(trace.input((batch, *sample), "float32", "x"))
+        except ShapeError:
+            raise
+        except ValueError:  # a batch that training refuses: one value per channel
+            return None
         if not trainable or not isinstance(logits, Value) or logits.ndim != 2:
             return None
         labels = trace.input((batch,), "int64", "labels")
-        loss = trace.graph.add("cross_entropy", [logits.id, labels.id], {}, "")[0]
+        loss = functional.cross_entropy(logits, labels).id
         wrt = [trace.parameter(parameter, name).id for name, parameter in trainable]
         gradients = trace.graph.gradients([loss], [None], wrt)
     outputs = [loss, *(gradient for gradient in gradients if gradient is not None)]

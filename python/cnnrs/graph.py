@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
 
 import numpy as np
 
 from cnnrs import _core
+from cnnrs._batch_size import BatchSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -53,6 +54,10 @@ class Root(Protocol):
         """Yield the dotted name and the parameter."""
         ...
 
+    def named_buffers(self) -> Iterator[tuple[str, Any]]:
+        """Yield the dotted name and the buffer."""
+        ...
+
 
 class _Stack(threading.local):
     """The traces that are open on this thread, innermost last."""
@@ -81,6 +86,11 @@ def is_parameter(operand: object) -> bool:
     return isinstance(getattr(operand, "_storage", None), _core.Parameter)
 
 
+def is_buffer(operand: object) -> bool:
+    """Tell whether the operand is an `nn.Buffer`."""
+    return is_parameter(operand) and hasattr(operand, "frozen")
+
+
 def _is_operand(operand: object) -> bool:
     """Tell whether an operator of a symbolic value takes the operand."""
     if isinstance(operand, (Value, np.ndarray, np.number)) or is_parameter(operand):
@@ -102,8 +112,10 @@ _UFUNCS: dict[Any, str] = {
 class Value:
     """A tensor that exists only as a symbol while a model is traced.
 
-    It has a shape, a number of dimensions, a dtype and the operators `+ - * / @` with values, arrays, parameters
-    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out.
+    It has a shape, a number of dimensions, a dtype, the operators `+ - * / @` with values, arrays, parameters and
+    numbers, and takes an index of ints and slices; everything that needs numbers is a `TypeError` that names the
+    layer and the way out. Sizes that follow the batch are `BatchSize`s: a forward may compute with them, and is then
+    traced anew for every batch size.
     """
 
     __slots__ = ("_origin", "_trace", "dtype", "id", "shape")
@@ -111,10 +123,15 @@ class Value:
     def __init__(self, trace: Trace, value: int, origin: str) -> None:
         """Wrap the graph's value with that id; `origin` says which layer and op made it."""
         shape, dtype = trace.graph.info(value)
+        others = trace.graph.batch_sizes(value)
         self._trace = trace
         self._origin = origin
         self.id = value
-        self.shape: tuple[int, ...] = tuple(shape)
+        self.shape: tuple[int, ...] = shape
+        if others is not None:
+            pairs = zip(shape, others, strict=True)
+            sizes = [size if more is None else BatchSize(trace, size, tuple(more)) for size, more in pairs]
+            self.shape = cast("tuple[int, ...]", tuple(sizes))
         self.dtype: np.dtype[Any] = np.dtype(dtype)
 
     @property
@@ -263,11 +280,18 @@ class Trace:
         self.graph = _core.Graph()
         self.training = training
         self._paths: list[str] = []
+        self._modes: list[bool] = []
         self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
         self._parameters: dict[int, str] = {}
+        self._watched: dict[int, list[Any]] = {}
+        self._batch_specific = False
         self._feed: list[npt.NDArray[Any] | None] = []
+        self._key: tuple[int, Value] | None = None  # place in the feed, value
+        self._uses: dict[str, int] = {}
+        self._states: dict[int, tuple[Storage, Value]] = {}  # what buffers become, by their id
+        self._counted: list[Storage] = []
         if root is not None:
             self._adopt(root, "")
 
@@ -279,6 +303,27 @@ class Trace:
     def __exit__(self, *exc: object) -> None:
         """Close the trace; its values cannot be computed with any more."""
         _stack.traces.remove(self)
+
+    def watch(self, module: Root) -> list[Any]:
+        """Return the list that will hold what each call of a part returns, in order of use."""
+        return self._watched.setdefault(id(module), [])
+
+    def returned(self, module: Root, result: Any) -> None:
+        """Take note of what a part returned, if it is watched."""
+        if id(module) in self._watched:
+            self._watched[id(module)].append(result)
+
+    def mark_batch_specific(self) -> None:
+        """Say that the trace is good for its own batch size only."""
+        self._batch_specific = True
+
+    @property
+    def batch_specific(self) -> bool:
+        """Whether a program of the trace may run for its own batch size only.
+
+        So it is if the traced code computed with the batch size, or if the graph does not fit other batch sizes.
+        """
+        return self._batch_specific or self.graph.batch_specific
 
     @property
     def path(self) -> str:
@@ -292,16 +337,18 @@ class Trace:
             outside = bool(self._paths or self._adopted)
             self._adopt(module, _join(self.path, type(module).__name__) if outside else "")
         self._paths.append(self._names[id(module)])
+        self._modes.append(getattr(module, "training", True))
         try:
             yield
         finally:
             self._paths.pop()
+            self._modes.pop()
 
     def _adopt(self, module: Root, prefix: str) -> None:
         self._adopted.append(module)
         for name, child in module.named_modules():
             self._names.setdefault(id(child), _join(prefix, name))
-        for name, parameter in module.named_parameters():
+        for name, parameter in itertools.chain(module.named_parameters(), module.named_buffers()):
             self._parameter_names.setdefault(id(parameter), _join(prefix, name))
 
     def input(self, shape: tuple[int, ...], dtype: str, name: str, batched: bool = True) -> Value:
@@ -311,15 +358,19 @@ class Trace:
         return Value(self, value, f"input {name}")
 
     def parameter(self, parameter: Storage, name: str = "") -> Value:
-        """Add an `nn.Parameter`; the same one twice is the same value."""
-        name = name or self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
+        """Add an `nn.Parameter` or `nn.Buffer`; the same one twice is the same value."""
+        name = name or self._name_of(parameter)
         value = self.graph.parameter(parameter._storage, name)
-        self._parameters.setdefault(value, name)
+        if not is_buffer(parameter):
+            self._parameters.setdefault(value, name)
         return Value(self, value, f"parameter {name}")
 
     def parameters(self) -> list[tuple[int, str]]:
-        """Return the id and the name of every parameter met so far."""
+        """Return the id and the name of every parameter met so far, without buffers."""
         return list(self._parameters.items())
+
+    def _name_of(self, parameter: Storage) -> str:
+        return self._parameter_names.get(id(parameter), "") or _join(self.path, "parameter")
 
     def constant(self, array: npt.NDArray[Any]) -> Value:
         """Add an array: float32 as a constant, int64 (labels) as an input that `feed` fills in."""
@@ -330,10 +381,57 @@ class Trace:
         self._feed.append(array)
         return Value(self, value, "a constant array")
 
-    def feed(self, arrays: Iterable[Any]) -> list[Any]:
-        """Put arrays for the inputs so far and the captured ones in the order `Program.run` wants."""
+    def feed(self, arrays: Iterable[Any], key: npt.NDArray[np.int64] | None = None) -> list[Any]:
+        """Put arrays for the inputs so far and the captured ones in the order `Program.run` wants.
+
+        Args:
+            arrays: For the calls of `input`, in order.
+            key: (seed, step), for the draws of a trace that asked for `dropout_key`.
+        """
         given = iter(arrays)
-        return [next(given) if captured is None else captured for captured in self._feed]
+        fed = [next(given) if captured is None else captured for captured in self._feed]
+        if self._key is not None:
+            if key is None:
+                message = "a program with dropout in training mode needs a key"
+                raise TypeError(message)
+            fed[self._key[0]] = key
+        return fed
+
+    # What training does beside computing a loss: random draws, and buffers that follow the batches.
+
+    @property
+    def layer_trains(self) -> bool:
+        """Whether the layer that is being called is in training mode, and the trace as well."""
+        return self.training and (not self._modes or self._modes[-1])
+
+    def next_use(self) -> tuple[str, int]:
+        """Return the path of the layer that is being called and how often this was asked there before."""
+        use = self._uses.get(self.path, 0)
+        self._uses[self.path] = use + 1
+        return self.path, use
+
+    def dropout_key(self) -> Value:
+        """Return the input (seed, step) that whoever runs the program gives to `feed`."""
+        if self._key is None:
+            value = Value(self, self.graph.input((2,), "int64", "dropout key", False), "the dropout key")
+            self._key = len(self._feed), value
+            self._feed.append(np.zeros(2, np.int64))
+        return self._key[1]
+
+    def assign(self, buffer: Storage, value: Value) -> None:
+        """Let a buffer become the value: at once for what is traced later, in memory by `write_buffers`."""
+        self._states[id(buffer)] = (buffer, value)
+
+    def count(self, buffer: Storage) -> None:
+        """Let an int64 buffer grow by one when the program runs; see `write_buffers`."""
+        self._counted.append(buffer)
+
+    def write_buffers(self) -> None:
+        """Record the writing of every buffer that was assigned or counted; the graph's effects run last."""
+        for buffer, value in self._states.values():
+            self.graph.add("assign", [self.parameter(buffer).id, value.id], {}, self._name_of(buffer))
+        for buffer in self._counted:
+            self.graph.add("increment", [self.parameter(buffer).id], {}, self._name_of(buffer))
 
     def gradients(
         self, outputs: Sequence[Value], seeds: Sequence[Value | None], wrt: Sequence[Value]
@@ -360,6 +458,8 @@ class Trace:
                 )
                 raise TypeError(message)
             return operand
+        if id(operand) in self._states:
+            return self._states[id(operand)][1]
         return self.parameter(operand) if is_parameter(operand) else self.constant(operand)
 
 

@@ -41,6 +41,11 @@ def manual_seed(seed: int) -> None:
     _state = (_args.integer(seed, "seed", "manual_seed", 0, 2**64 - 1), itertools.count())
 
 
+def current_seed() -> int:
+    """Return the process-wide seed."""
+    return _state[0]
+
+
 def uniform(size: int) -> npt.NDArray[np.float32]:
     """Return `size` floats in [0, 1) from the next stream of the process-wide seed."""
     seed, streams = _state

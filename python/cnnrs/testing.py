@@ -40,8 +40,8 @@ class GradientError(AssertionError):
         self.tensor, self.index, self.numeric, self.analytic = tensor, index, numeric, analytic
         place = "along a random direction" if index is None else f"at {index}"
         super().__init__(
-            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give {numeric:.9g} "
-            f"(difference {abs(numeric - analytic):.3g}, allowed {limit})"
+            f"gradcheck: the gradient by {tensor} {place} is {analytic:.9g}, but central differences give "
+            f"{numeric:.9g} (difference {abs(numeric - analytic):.3g}, allowed {limit})"
         )
 
 
@@ -116,7 +116,7 @@ def gradcheck(
         wrt = [Tensor(name, value.id) for (name, _), value in given if value.dtype == np.float32]
         if with_parameters:
             wrt += [Tensor(name, value) for value, name in trace.parameters()]
-        feed = trace.feed(arrays)
+        feed = trace.feed(arrays, np.array([seed, 0], np.uint64).view(np.int64))
     return check_graph(trace.graph, [value.id for value in outputs], feed, wrt, limits, seed)
 
 

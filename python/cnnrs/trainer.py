@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,80 +11,130 @@ from numpy.typing import NDArray
 
 from cnnrs._args import integer, whole
 from cnnrs._batches import Batches, check_batch, images_of, read_data, require_images
-from cnnrs._core import UnsupportedError
-from cnnrs._programs import Call, Programs
+from cnnrs._fit import Run, check_callbacks, train_epoch
+from cnnrs._losses import Loss
+from cnnrs._metrics import Means, Measured
+from cnnrs._programs import Call, Programs, Recipe
 from cnnrs._progress import Progress
+from cnnrs._states import exchanged
 from cnnrs.callbacks import Callback
 from cnnrs.history import History
 from cnnrs.nn.module import Module
-from cnnrs.optim.sgd import SGD, HyperTable
+from cnnrs.optim._checks import OptionalRate
+from cnnrs.optim.following import Following, check_measured
+from cnnrs.optim.optimizer import Optimizer
+from cnnrs.optim.table import HyperTable, Moment
 
 __all__ = ["Trainer"]
 
 _SEED_MAX = 2**64 - 1
-_LATER_LOSSES = ("mse_loss", "binary_cross_entropy_with_logits")
 
 
 class Trainer:
     """Trains a model: one native call a step runs forward, loss, backward and the optimizer's update.
 
     Every part of the model trains, except those on which `eval()` or `freeze()` was called; freezing may change
-    between steps, a frozen parameter keeps its momentum. `evaluate` and `predict` run in evaluation mode and
-    change nothing.
+    between steps, a frozen parameter keeps what the optimizer remembers of it. `evaluate` and `predict` run in
+    evaluation mode and change nothing.
+
+    In training mode batch normalization takes the statistics of the batch, and its running values and counters are
+    written by the same native call. Dropout draws from Philox4x32-10: the key is `seed`, the counter holds the
+    unit's number (its quarter), the number of updates made before, and a hash of the layer's path and of how many
+    draws were made there before in the same pass. So a run repeats to the bit, on any number of threads.
 
     Images are (N, ...) arrays: uint8 (scaled with the model's `input_mean` and `input_std`), float32 (taken as
-    they are), float16 or float64 (converted once). Labels are (N,) arrays of any integer dtype. The loss is the
-    mean of `-log softmax(logits)[label]` over the images of the batch.
+    they are), float16 or float64 (converted once). Targets are what the loss takes: (N,) arrays of any integer dtype
+    for "cross_entropy", float arrays of the shape of the model's output for the other losses, either for a callable.
 
-    A step is atomic: input that does not fit raises before anything is written, and so does Ctrl-C.
+    A step is atomic: input that does not fit raises before anything is written, and so does Ctrl-C. The accuracy is
+    measured where the loss takes a `cross_entropy` with the targets as labels.
+
+    Other threads may call the model meanwhile; they see it between two steps. A call inside a running step of the
+    same thread (from a signal handler) cannot wait for its end and raises RuntimeError. A child that is forked while
+    another thread is inside a step does not wait either: its copy of the parameters is free at once, and where the
+    step was writing, some of them are updated and some are not. Load weights there, or fork between steps.
 
     Args:
         model: The model. It may not gain or lose parameters afterwards.
-        optimizer: Hyperparameters; later changes of its attributes hold from the next step on.
-        loss: "cross_entropy".
-        seed: Seed of the shuffling, 0 to 2**64 - 1.
+        optimizer: Hyperparameters; later changes of its attributes hold from the next step on. Another optimizer may
+            be assigned; one of another kind starts with nothing remembered.
+        loss: "cross_entropy", "mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits", or a callable
+            that takes the model's output and the targets as symbolic values and returns a value of shape (), such as
+            `functools.partial(F.cross_entropy, label_smoothing=0.1)` or a function of your own. It is called once for
+            each shape of a batch, not at every step.
+        seed: Seed of the shuffling and of dropout, 0 to 2**64 - 1.
+        clip_norm: Gradients are scaled down to this norm, all of them taken as one vector (torch's
+            `clip_grad_norm_`), in `step`, `fit` and `apply`; `gradients` returns them as they are. Finite and > 0,
+            None for no clipping. May be assigned between steps.
+        clip_value: Every number of the gradients is brought into [-clip_value, clip_value], before their norm is
+            taken. Finite and > 0, None for no clipping. May be assigned between steps.
+        ema_decay: Keeps exponential moving averages of all parameters and running statistics: after the first update
+            they are the values, after every later one `ema_decay * average + (1 - ema_decay) * value` (torch's
+            `get_ema_multi_avg_fn`). In [0, 1), None for no averages. May be assigned between steps.
 
     Raises:
-        TypeError: `model`, `optimizer` or `seed` is of another type.
-        ValueError: An unknown loss, or a group of the optimizer that matches no parameter.
-        UnsupportedError: A loss that this version does not have.
+        TypeError: `model`, `optimizer`, `loss` or a number is of another type.
+        ValueError: An unknown loss, a number out of range, or a group of the optimizer that matches no parameter.
     """
 
     model: Module
     """The model that is trained."""
-    optimizer: SGD
-    """The hyperparameters."""
     epoch: int
     """Epochs finished, over all `fit` calls."""
     updates: int
     """Updates made, by `fit`, `step` and `apply`."""
     history: History
     """Metrics of all epochs so far, over all `fit` calls."""
+    clip_norm = OptionalRate("Norm that gradients are scaled down to.", positive=True)
+    clip_value = OptionalRate("Largest absolute value that gradients keep.", positive=True)
+    ema_decay = OptionalRate("Weight of the old values in the averages of the parameters.", below=1.0)
 
     def __init__(
         self,
         model: Module,
-        optimizer: SGD,
+        optimizer: Optimizer,
         loss: str | Callable[..., Any] = "cross_entropy",
         seed: int = 0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
         if not isinstance(model, Module):
             msg = f"Trainer: model must be an nn.Module, got {type(model).__name__}"
             raise TypeError(msg)
-        if not isinstance(optimizer, SGD):
-            msg = f"Trainer: optimizer must be an optim.SGD, got {type(optimizer).__name__}"
-            raise TypeError(msg)
         self.model = model
         self.optimizer = optimizer
-        self.loss = _check_loss(loss)
         self.seed = integer(seed, "seed", "Trainer", 0, _SEED_MAX)
         self.epoch = 0
         self.updates = 0
         self.history = History()
-        self._programs = Programs(model)
+        self._loss = Loss(loss)
+        self._programs = Programs(model, self._loss)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.ema_decay = ema_decay
         self._table_key: tuple[Any, ...] = ()
+        self._following = Following(self.history)
+        self._swapped = False
         self._stop = False
         self._table = self._refresh()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The hyperparameters."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            msg = f"Trainer: optimizer must be an optimizer of cnnrs.optim, got {type(optimizer).__name__}"
+            raise TypeError(msg)
+        self._optimizer = optimizer
+
+    @property
+    def loss(self) -> str | Callable[..., Any]:
+        """What is minimised, as it was given."""
+        return self._loss.given
 
     def fit(
         self,
@@ -97,8 +148,9 @@ class Trainer:
     ) -> History:
         """Train for some epochs and return what they measured.
 
-        A repeated call goes on with the epoch counter and the momentum; schedules without a length of their own
-        start again. Training loss and accuracy are means over the images of the epoch, taken while it runs.
+        A repeated call goes on with the epoch counter and what the optimizer remembers; schedules without a length
+        of their own start again. Training loss and accuracy are means over the images of the epoch, taken while it
+        runs.
         Interrupted by Ctrl-C or any other exception, the model keeps the state after the last whole step, and
         `history` of the trainer the epochs that were finished.
 
@@ -114,23 +166,25 @@ class Trainer:
 
         Returns:
             One entry for each epoch of this call: "epoch", "loss", "accuracy", and with validation data
-            "val_loss" and "val_accuracy".
+            "val_loss" and "val_accuracy"; the accuracies where they are measured.
 
         Raises:
             TypeError: Data of another type or dtype.
-            ShapeError: Images that do not fit the model, or labels that do not fit the images.
-            ValueError: No images, labels out of range, or a number out of range.
+            ShapeError: Images that do not fit the model, or targets that do not fit the images.
+            ValueError: No images, labels out of range, a number out of range, or a schedule that follows a metric
+                which is not measured.
         """
         epochs = whole(epochs, "epochs", "Trainer.fit")
         batch_size = whole(batch_size, "batch_size", "Trainer.fit")
-        observers = _check_callbacks(callbacks)
-        data = read_data(train, "Trainer.fit, train", again=True)
-        held_out = None if validation is None else read_data(validation, "Trainer.fit, validation", again=True)
+        observers = check_callbacks(callbacks)
+        check = self._loss.check
+        data = read_data(train, "Trainer.fit, train", check, again=True)
+        held_out = None if validation is None else read_data(validation, "Trainer.fit, validation", check, again=True)
         history = History()
         progress = Progress(self.epoch + epochs, verbose)
         self._stop = False
         steps = data.steps(batch_size)
-        run = _Run(None if steps is None else steps * epochs, steps)
+        run = Run(None if steps is None else steps * epochs, steps)
         try:
             for observer in observers:
                 observer.on_fit_begin(self)
@@ -140,7 +194,7 @@ class Trainer:
                     observer.on_epoch_begin(self, number)
                 progress.begin_epoch(number, steps)
                 batches = data.batches(batch_size, (self.seed, number) if shuffle else None)
-                metrics = self._train_epoch(batches, run, progress, observers)
+                metrics = train_epoch(self, batches, run, progress, observers)
                 self.epoch = number
                 if held_out is not None:
                     measured = self._evaluate(held_out, batch_size, "Trainer.fit, validation")
@@ -148,6 +202,7 @@ class Trainer:
                 history.append(number, metrics)
                 self.history.append(number, metrics)
                 progress.end_epoch(metrics)
+                check_measured(self._table.schedules, metrics)
                 for observer in observers:
                     observer.on_epoch_end(self, number, dict(metrics))
                 if self._stop:
@@ -170,26 +225,30 @@ class Trainer:
 
         Args:
             x: Images (N, ...), N >= 1.
-            y: Labels (N,).
+            y: Targets (N, ...).
 
         Returns:
             The loss before the update.
 
         Raises:
             TypeError: Arrays of a wrong dtype.
-            ShapeError: Images that do not fit the model, or labels that do not fit the images.
+            ShapeError: Images that do not fit the model, or targets that do not fit the images.
             ValueError: An empty batch, labels out of range, a schedule without a length (give its
-                `total_steps=`), all parameters frozen, or a model whose parameters changed.
+                `total_steps=`), all parameters frozen, averages in the place of the weights, or a model whose
+                parameters changed.
         """
-        images, labels = check_batch(x, y, "Trainer.step")
-        return self._update(images, labels, None)[0]
+        images, targets = check_batch(x, y, "Trainer.step", self._loss.check)
+        return self._update(images, targets, None).loss
 
     def gradients(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, dict[str, NDArray[np.float32]]]:
         """Return the loss of one batch and its gradients, in training mode, without an update.
 
+        Running statistics of batch normalization follow the batch all the same. Dropout draws what the next `step`
+        would draw, so that `apply` of these gradients is that step.
+
         Args:
             x: Images (N, ...), N >= 1.
-            y: Labels (N,).
+            y: Targets (N, ...).
 
         Returns:
             The loss, and a float32 array of the parameter's shape for the name of every parameter that is not
@@ -197,19 +256,19 @@ class Trainer:
 
         Raises:
             TypeError: Arrays of a wrong dtype.
-            ShapeError: Images that do not fit the model, or labels that do not fit the images.
+            ShapeError: Images that do not fit the model, or targets that do not fit the images.
             ValueError: An empty batch, labels out of range, all parameters frozen, or a model whose parameters
                 changed.
         """
-        images, labels = check_batch(x, y, "Trainer.gradients")
+        images, targets = check_batch(x, y, "Trainer.gradients", self._loss.check)
         require_images(len(images), "Trainer.gradients")
-        self._refresh()
+        self._programs.sync()
         self._programs.require_trainable()
-        loss, *arrays = self._programs.gradients(images)(images, labels)
+        loss, *arrays = self._programs.gradients(images, targets)(images, targets, key=self._key())
         return loss, dict(zip(self._programs.trainable, arrays, strict=True))
 
     def apply(self, grads: Mapping[str, NDArray[np.float32]]) -> None:
-        """Make one update from gradients, such as those of `gradients`, clipped or summed.
+        """Make one update from gradients, such as those of `gradients`, summed or changed.
 
         Args:
             grads: A float32 array of the parameter's shape for the name of every parameter that is not frozen.
@@ -217,36 +276,39 @@ class Trainer:
         Raises:
             TypeError: Not a mapping, or a gradient that is not a float32 array.
             ShapeError: A gradient of another shape than its parameter.
-            ValueError: A name too many or too few, all parameters frozen, or a schedule without a length.
+            ValueError: A name too many or too few, all parameters frozen, averages in the place of the weights, or
+                a schedule without a length.
         """
-        table = self._refresh()
+        self._require_weights("Trainer.apply")
+        self._refresh()
         arrays = self._programs.check_gradients(grads)
-        hyper = table.at(self.updates, None, None, None)
-        self._run(self._programs.apply(self.optimizer.nesterov), hyper, *arrays)
+        recipe = self._recipe()
+        self._run(self._programs.apply(recipe), recipe, *arrays, *self._numbers(Moment(self.updates)))
 
     def evaluate(self, data: Any, batch_size: int = 64) -> dict[str, float]:
-        """Measure loss and accuracy in evaluation mode.
+        """Measure loss and, where the targets are labels, accuracy in evaluation mode.
 
         Args:
             data: Dataset, (x, y) pair of arrays, or iterable of (x, y) batches.
             batch_size: Images in a batch cut from arrays, >= 1.
 
         Returns:
-            "loss" and "accuracy" (in [0, 1]), means over all images.
+            "loss" and "accuracy" (in [0, 1]), means over all images; of batches with class weights or ignored
+            labels each mean counts as often as the batch has labels that are not ignored.
 
         Raises:
             TypeError: Data of another type or dtype.
-            ShapeError: Images that do not fit the model, or labels that do not fit the images.
+            ShapeError: Images that do not fit the model, or targets that do not fit the images.
             ValueError: No images, or labels out of range.
         """
         batch_size = whole(batch_size, "batch_size", "Trainer.evaluate")
-        return self._evaluate(read_data(data, "Trainer.evaluate"), batch_size, "Trainer.evaluate")
+        return self._evaluate(read_data(data, "Trainer.evaluate", self._loss.check), batch_size, "Trainer.evaluate")
 
     def predict(self, x: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Return the logits of images, in evaluation mode.
 
         Args:
-            x: Images (N, ...), a Dataset, an (x, y) pair, or an iterable of (x, y) batches; labels are not used.
+            x: Images (N, ...), a Dataset, an (x, y) pair, or an iterable of (x, y) batches; targets are not used.
             batch_size: Images in a batch cut from an array, >= 1.
 
         Returns:
@@ -258,106 +320,122 @@ class Trainer:
             ValueError: An iterable without batches.
         """
         batch_size = whole(batch_size, "batch_size", "Trainer.predict")
-        self._refresh()
+        self._programs.sync()
         logits = [self.model(images) for images in images_of(x, batch_size, "Trainer.predict")]
         if not logits:
             msg = "Trainer.predict: x must hold at least one batch, got none"
             raise ValueError(msg)
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
+    def ema_state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return a snapshot of the model's state with the averages in the place of parameters and running statistics.
+
+        Before the first update it is the model's own state. `model.load_state_dict` takes it.
+
+        Raises:
+            ValueError: The trainer keeps no averages, or the model's parameters changed.
+        """
+        self._require_averages("Trainer.ema_state_dict")
+        self._programs.sync()
+        state: dict[str, NDArray[Any]] = dict(self.model.state_dict(copy=True))
+        averaged = {id(tensor) for tensor in self._programs.averaged}
+        for name, tensor in self.model._named_tensors(remove_duplicate=False):
+            if id(tensor) in averaged:
+                state[name] = self._programs.averages.array(tensor)
+        return state
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model hold the averages inside a `with` block, and its own weights again after it, come what may.
+
+        Inside, evaluate, predict or save the model; an update is a ValueError.
+
+        Raises:
+            ValueError: The trainer keeps no averages, they are in the model already, or its parameters changed.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import Trainer, nn, optim
+            >>> x, y = np.ones((2, 3), np.float32), np.array([0, 1])
+            >>> trainer = Trainer(nn.Linear(3, 2), optim.SGD(lr=0.1), ema_decay=0.999)
+            >>> loss = trainer.step(x, y)
+            >>> with trainer.averaged():
+            ...     result = trainer.evaluate((x, y))
+        """
+        self._require_averages("Trainer.averaged")
+        self._require_weights("Trainer.averaged")
+        self._programs.sync()
+        tensors, averages = self._programs.averaged, self._programs.averages
+        with exchanged(tensors, [averages.array(tensor) for tensor in tensors]):
+            self._swapped = True
+            try:
+                yield
+            finally:
+                self._swapped = False
+
     def _refresh(self) -> HyperTable:
         """Follow changes of the model's structure and of the optimizer; return the table for the next update."""
         programs, optimizer = self._programs, self.optimizer
         programs.sync()
-        key = (programs.epoch, optimizer, optimizer.version)
+        key = (programs.epoch, optimizer, optimizer.version, self.epoch)
         if key != self._table_key:
-            self._table = HyperTable(optimizer, programs.names, list(programs.trainable))
+            programs.follow(optimizer)
+            self._table = HyperTable(optimizer, programs.names, list(programs.trainable), self._following.seen)
+            self._following.keep(self._table.schedules)
             self._table_key = key
         return self._table
 
-    def _update(self, x: NDArray[Any], y: NDArray[np.int64], run: _Run | None) -> tuple[float, float]:
-        """Make one update from a checked batch; return its loss and the number of images that were right."""
-        require_images(len(x), "Trainer.step")
-        table = self._refresh()
-        self._programs.require_trainable()
-        if run is None:
-            hyper = table.at(self.updates, None, None, None)
-        else:
-            hyper = table.at(self.updates, run.step, run.total_steps, run.steps_per_epoch)
-        loss, correct = self._run(self._programs.step(x, self.optimizer.nesterov), x, y, hyper)
-        return loss, correct
+    def _recipe(self) -> Recipe:
+        return Recipe.of(self.optimizer, self.clip_value, self.clip_norm, self.ema_decay)
 
-    def _run(self, program: Call, *arrays: NDArray[Any]) -> list[Any]:
+    def _numbers(self, moment: Moment) -> list[NDArray[np.float32]]:
+        """Return the inputs that a recipe names."""
+        table, programs = self._table, self._programs
+        numbers = [table.at(moment, programs.counts() if table.counts else ())]
+        numbers += [np.array(bound, np.float32) for bound in (self.clip_value, self.clip_norm) if bound is not None]
+        return numbers + programs.average_weight(self.ema_decay)
+
+    def _update(self, x: NDArray[Any], y: NDArray[Any], run: Run | None) -> Measured:
+        """Make one update from a checked batch; return what it measured before the update."""
+        require_images(len(x), "Trainer.step")
+        self._require_weights("Trainer.step")
+        self._refresh()
+        self._programs.require_trainable()
+        moment = Moment(self.updates)
+        if run is not None:
+            moment = Moment(self.updates, run.step, run.total_steps, run.steps_per_epoch)
+        recipe = self._recipe()
+        numbers = self._numbers(moment)
+        return Measured.of(self._run(self._programs.step(x, y, recipe), recipe, x, y, *numbers), len(x))
+
+    def _run(self, program: Call, recipe: Recipe, *arrays: NDArray[Any]) -> list[Any]:
         """Run an update and count it, also where Ctrl-C arrived while it was writing: it was finished then."""
-        written = self._programs.written()
+        written = self._programs.written(recipe)
         before = written.version
         try:
-            return program(*arrays)
+            return program(*arrays, key=self._key())
         finally:
             self.updates += written.version != before  # no call in this line: an interrupt cannot split it
 
-    def _train_epoch(
-        self, batches: Iterable[Any], run: _Run, progress: Progress, observers: list[Callback]
-    ) -> dict[str, float]:
-        """Make the updates of one epoch; return its means."""
-        seen = 0
-        total_loss = total_correct = 0.0
-        for done, (x, y) in enumerate(batches, start=1):
-            loss, correct = self._update(x, y, run)
-            run.step += 1
-            seen += len(x)
-            total_loss += loss * len(x)
-            total_correct += correct
-            progress.update(done, total_loss / seen)
-            for observer in observers:
-                observer.on_batch_end(self, done, {"loss": loss, "accuracy": correct / len(x)})
-            if self._stop:
-                break
-        require_images(seen, "Trainer.fit, train")
-        return {"loss": total_loss / seen, "accuracy": total_correct / seen}
+    def _key(self) -> NDArray[np.int64]:
+        """Return what the draws of dropout depend on in the next step: the seed and the number of updates."""
+        return np.array([self.seed, self.updates], np.uint64).view(np.int64)
 
     def _evaluate(self, data: Batches, batch_size: int, op: str) -> dict[str, float]:
-        self._refresh()
-        seen = 0
-        total_loss = total_correct = 0.0
+        self._programs.sync()
+        means = Means()
         for x, y in data.batches(batch_size):
             if len(x):
-                loss, correct = self._programs.evaluate(x)(x, y)
-                seen += len(x)
-                total_loss += loss * len(x)
-                total_correct += correct
-        require_images(seen, op)
-        return {"loss": total_loss / seen, "accuracy": total_correct / seen}
+                means.add(Measured.of(self._programs.evaluate(x, y)(x, y), len(x)), len(x))
+        require_images(means.images, op)
+        return means.metrics()
 
+    def _require_averages(self, op: str) -> None:
+        if self.ema_decay is None:
+            msg = f"{op}: the trainer keeps no averages, expected ema_decay to be a number, got None"
+            raise ValueError(msg)
 
-class _Run:
-    """Where a `fit` call stands, for schedules."""
-
-    __slots__ = ("step", "steps_per_epoch", "total_steps")
-
-    def __init__(self, total_steps: int | None, steps_per_epoch: int | None) -> None:
-        self.step = 0
-        self.total_steps = total_steps
-        self.steps_per_epoch = steps_per_epoch
-
-
-def _check_loss(loss: object) -> str:
-    if loss == "cross_entropy":
-        return "cross_entropy"
-    if callable(loss) or loss in _LATER_LOSSES:
-        msg = f"Trainer: loss {loss!r} is not supported in this version, use 'cross_entropy'"
-        raise UnsupportedError(msg)
-    if not isinstance(loss, str):
-        msg = f"Trainer: loss must be a name, got {type(loss).__name__}"
-        raise TypeError(msg)
-    msg = f"Trainer: loss must be 'cross_entropy', got {loss!r}"
-    raise ValueError(msg)
-
-
-def _check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
-    observers = list(callbacks)
-    for observer in observers:
-        if not isinstance(observer, Callback):
-            msg = f"Trainer.fit: callbacks must be objects of classes derived from Callback, got {observer!r}"
-            raise TypeError(msg)
-    return observers
+    def _require_weights(self, op: str) -> None:
+        if self._swapped:
+            msg = f"{op}: the model holds the averages, expected the `with trainer.averaged()` block to have ended"
+            raise ValueError(msg)

@@ -51,6 +51,7 @@ _DTYPES = {
     "BOOL": "?",
 }
 _FLOATS = ("F64", "F32", "F16", _BFLOAT16)
+_OF_KIND = {"f": "F32", "i": "I64"}
 _FROM_TORCH = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
 _TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
 _TORCH_SUFFIXES = (".pth", ".pt", ".th")
@@ -79,9 +80,10 @@ def load_weights(
     """Read weights in torch layout from a safetensors file into a model: all of them or none.
 
     Args:
-        model: A module whose parameter names are those of the file.
-        path: A safetensors file with tensors of F32, F16, BF16 or F64.
-        strict: Refuse missing and unexpected names; otherwise they are left alone and reported.
+        model: A module whose parameters and buffers have the names of the file.
+        path: A safetensors file with tensors of F32, F16, BF16 or F64, counters of integers.
+        strict: Refuse missing and unexpected names; otherwise they are left alone and reported. A missing
+            `num_batches_tracked` is neither refused nor reported.
         allow_nonfinite: Take NaN and infinity as well.
 
     Returns:
@@ -108,7 +110,7 @@ def load_weights(
         raise TypeError(message)
     strict = _args.flag(strict, "strict", "load_weights")
     allow_nonfinite = _args.flag(allow_nonfinite, "allow_nonfinite", "load_weights")
-    wanted = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    wanted = set(model.state_dict())
     with Path(path).open("rb") as file:
         _refuse_torch(file, os.fspath(path))
         try:
@@ -122,7 +124,7 @@ def load_weights(
 
 
 def save_model(model: Module, path: str | os.PathLike[str]) -> None:
-    """Write a model's parameters as a safetensors file in torch layout, replacing the file at once.
+    """Write a model's parameters and buffers as a safetensors file in torch layout, replacing the file at once.
 
     Args:
         model: The module.
@@ -140,13 +142,14 @@ def save_model(model: Module, path: str | os.PathLike[str]) -> None:
     for name, array in state.items():
         shape = [array.shape[axis] for axis in _TO_TORCH.get(array.ndim, range(array.ndim))]
         begin, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": _OF_KIND[array.dtype.kind], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in state.values():
-            file.write(np.ascontiguousarray(_permuted(array, _TO_TORCH), "<f4").data)
+            little = _DTYPES[_OF_KIND[array.dtype.kind]]
+            file.write(np.ascontiguousarray(_permuted(array, _TO_TORCH), little).data)
 
 
 def read_tensors(file: BinaryIO, size: int, wanted: Container[str]) -> dict[str, Any]:

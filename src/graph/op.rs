@@ -73,11 +73,11 @@ pub enum DropoutUnit {
 pub enum Optimizer {
     /// One state: momentum. Hyper: lr, momentum, weight decay, decoupled weight decay.
     Sgd { nesterov: bool },
-    /// Two states: mean square, momentum (and a third, the mean gradient, if `centered`). Hyper: lr, alpha, eps,
+    /// Two states: mean square, momentum (and a third, the mean gradient, if `centered`). Hyper: lr, 1 − alpha, eps,
     /// momentum, weight decay, decoupled weight decay.
     RmsProp { centered: bool },
-    /// Two states: first and second moment (and a third, the largest second moment, if `amsgrad`). Hyper: lr, beta1,
-    /// beta2, eps, weight decay, decoupled weight decay, 1 − beta1ᵗ, 1 − beta2ᵗ.
+    /// Two states: first and second moment (and a third, the largest second moment, if `amsgrad`). Hyper: lr, 1 − beta1,
+    /// 1 − beta2, eps, weight decay, decoupled weight decay, 1 − beta1ᵗ, 1 − beta2ᵗ.
     Adam { amsgrad: bool },
     /// One state: sum of squares. Hyper: lr (after its decay), eps, weight decay, decoupled weight decay.
     Adagrad,
@@ -196,8 +196,8 @@ pub enum Op {
     /// x (N, …, C), key (seed, step) → x / (1 − p) where the unit's draw keeps it, 0 elsewhere. Draws are Philox's for
     /// (seed; step, stream), so that the same op on the gradient is the gradient.
     Dropout { p: Scalar, unit: DropoutUnit, stream: u64 },
-    /// logits (N, K), labels (N,)[, class weights (K,)] → mean loss (), rows guessed right (), d loss / d logits.
-    /// Rows labelled `ignore` count for nothing; the mean is weighted.
+    /// logits (N, K), labels (N,)[, class weights (K,)] → mean loss (), rows guessed right (), d loss / d logits, rows
+    /// counted (). Rows labelled `ignore` count for nothing; the mean is weighted.
     CrossEntropy { smoothing: Scalar, ignore: Option<i64> },
     /// bytes (N, H, W, C) → (x / 255 − mean) / std; lists of length 1 or C.
     Normalize { mean: Vec<Scalar>, std: Vec<Scalar> },
@@ -206,7 +206,7 @@ pub enum Op {
     Update(Optimizer),
     /// stored tensor, value → nothing; the tensor becomes the value.
     Assign,
-    /// stored tensor t, value, weight () → nothing; t becomes t + weight·(value − t).
+    /// stored tensor t, value, weight () → nothing; t becomes t + weight·(value − t), the value itself for a weight of 1.
     Blend,
     /// stored int64 counter () → nothing; the counter grows by one.
     Increment,
@@ -275,6 +275,15 @@ impl Op {
     /// True if running the node writes stored tensors; such nodes are never dead and run after everything else.
     pub fn has_effect(&self) -> bool {
         matches!(self, Self::Update(_) | Self::Assign | Self::Blend | Self::Increment)
+    }
+
+    /// Whether operand `index` is a stored tensor that the node writes.
+    pub fn writes(&self, index: usize) -> bool {
+        match self {
+            Self::Update(optimizer) => index > 0 && (index - 1) % (2 + optimizer.states()) != 1,
+            Self::Assign | Self::Blend | Self::Increment => index == 0,
+            _ => false,
+        }
     }
 
     /// Whether the numbers of operand `index` are read; if not, only its shape is.

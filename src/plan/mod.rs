@@ -4,12 +4,13 @@
 pub mod explain;
 mod lower;
 mod memory;
+mod tables;
 
 use std::sync::Arc;
 
 use crate::config::Algorithm;
 use crate::error::Result;
-use crate::graph::{Graph, Role, ValueId};
+use crate::graph::{Graph, Op, Role, ValueId};
 use crate::kernels::Kernel;
 use crate::passes;
 use crate::simd::Isa;
@@ -93,8 +94,24 @@ pub struct InputSpec {
     pub shape: Vec<usize>,
     /// Expected element type.
     pub dtype: DType,
-    /// `Some(classes)` if its values are labels below that number.
-    pub label_limit: Option<usize>,
+    /// What its values may be if they are labels: they keep every one of these rules.
+    pub labels: Vec<LabelRule>,
+}
+
+/// The labels a loss takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelRule {
+    /// They lie below this number,
+    pub classes: usize,
+    /// or are this one.
+    pub ignore: Option<i64>,
+}
+
+impl LabelRule {
+    /// Whether the label is one of them.
+    pub fn allows(self, label: i64) -> bool {
+        (0..self.classes as i64).contains(&label) || self.ignore == Some(label)
+    }
 }
 
 /// An executable form of a graph.
@@ -193,13 +210,14 @@ fn inputs(graph: &Graph) -> Vec<InputSpec> {
         .map(|&id| {
             let value = graph.value(id);
             debug_assert!(matches!(value.role, Role::Input { .. }));
-            let classes = graph.nodes().iter().find_map(|node| match node.op {
-                crate::graph::Op::CrossEntropy { .. } if node.inputs[1] == id => {
-                    Some(graph.value(node.inputs[0]).shape[1])
+            let rules = graph.nodes().iter().filter_map(|node| match node.op {
+                Op::CrossEntropy { ignore, .. } if node.inputs[1] == id => {
+                    Some(LabelRule { classes: graph.value(node.inputs[0]).shape[1], ignore })
                 }
                 _ => None,
             });
-            InputSpec { name: value.name.clone(), shape: value.shape.clone(), dtype: value.dtype, label_limit: classes }
+            let labels = rules.collect();
+            InputSpec { name: value.name.clone(), shape: value.shape.clone(), dtype: value.dtype, labels }
         })
         .collect()
 }

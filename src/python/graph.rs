@@ -9,6 +9,7 @@ use super::arrays::Input;
 use super::ops;
 use super::parameter::Parameter;
 use super::reference::reference;
+use super::shadows::Shadows;
 use crate::error::{Error, Result};
 use crate::graph::{self, ValueId};
 use crate::passes;
@@ -22,24 +23,34 @@ pub(super) struct Traced {
     pub parameters: Vec<Arc<Stored>>,
 }
 
+/// What a trace has recorded so far.
+#[derive(Default)]
+struct Recorded {
+    traced: Traced,
+    shadows: Shadows,
+}
+
 /// Builder and graph in one; values are int ids. Shapes are checked when a node is added.
 #[pyclass(frozen, module = "cnnrs._core")]
-pub struct Graph(Mutex<Traced>);
+pub struct Graph(Mutex<Recorded>);
 
 /// A node as `nodes()` lists it: layer, op, operands, results.
 type NodeRow = (String, &'static str, Vec<usize>, Vec<usize>);
+
+/// What `batch_sizes()` returns: per axis the sizes for two other batch sizes.
+type BatchSizes = Vec<Option<[usize; 2]>>;
 
 /// A pass as `simplified()` lists it: its name and its single rewrites.
 type PassRow = (&'static str, Vec<String>);
 
 impl Graph {
-    fn lock(&self) -> MutexGuard<'_, Traced> {
+    fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The graph as it is now.
     pub(super) fn traced(&self) -> Traced {
-        self.lock().clone()
+        self.lock().traced.clone()
     }
 }
 
@@ -58,23 +69,28 @@ fn numbers(ids: &[ValueId]) -> Vec<usize> {
 impl Graph {
     #[new]
     fn new() -> Self {
-        Self(Mutex::new(Traced::default()))
+        Self(Mutex::default())
     }
 
     /// Adds an input of dtype "float32", "uint8" or "int64"; with `batched`, axis 0 may differ at run.
     #[pyo3(signature = (shape, dtype, name, batched=true))]
     fn input(&self, shape: Vec<usize>, dtype: &str, name: &str, batched: bool) -> PyResult<usize> {
-        Ok(self.lock().graph.input(shape, DType::parse(dtype)?, name, batched)?.0)
+        let dtype = DType::parse(dtype)?;
+        let Recorded { traced, shadows } = &mut *self.lock();
+        let id = traced.graph.input(shape.clone(), dtype, name, batched)?;
+        shadows.input(&shape, dtype, batched);
+        Ok(id.0)
     }
 
     /// Adds a parameter; the same `Parameter` twice gives the same id.
     fn parameter(&self, parameter: &Bound<'_, Parameter>, name: &str) -> usize {
         let stored = &parameter.get().stored;
-        let mut traced = self.lock();
+        let Recorded { traced, shadows } = &mut *self.lock();
         if let Some(slot) = traced.parameters.iter().position(|known| Arc::ptr_eq(known, stored)) {
             return traced.graph.parameters()[slot].0;
         }
         traced.parameters.push(stored.clone());
+        shadows.parameter(stored.shape(), stored.dtype());
         traced.graph.parameter(stored.shape().to_vec(), stored.dtype(), name).0
     }
 
@@ -82,24 +98,40 @@ impl Graph {
     fn constant(&self, array: &Bound<'_, PyAny>) -> PyResult<usize> {
         let input = Input::new(array, "constant")?;
         let data = input.to_floats("constant")?;
-        Ok(self.lock().graph.constant(input.shape().to_vec(), data).0)
+        let Recorded { traced, shadows } = &mut *self.lock();
+        shadows.constant(input.shape());
+        Ok(traced.graph.constant(input.shape().to_vec(), data).0)
     }
 
     /// Adds a node and returns the ids of its outputs; `name` is the layer's path and stands before error texts.
     fn add(&self, op: &str, inputs: Vec<usize>, attrs: &Bound<'_, PyDict>, name: &str) -> PyResult<Vec<usize>> {
-        let mut traced = self.lock();
+        let Recorded { traced, shadows } = &mut *self.lock();
         let inputs = known(&traced.graph, &inputs)?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|&id| traced.graph.value(id).shape.as_slice()).collect();
         let op = ops::parse(op, attrs, &shapes)?;
-        Ok(numbers(&traced.graph.add(op, &inputs, name)?))
+        let outputs = traced.graph.add(op.clone(), &inputs, name)?;
+        shadows.add(&op, &inputs);
+        Ok(numbers(&outputs))
     }
 
     /// Shape and dtype name of a value.
     fn info<'py>(&self, py: Python<'py>, value: usize) -> PyResult<(Bound<'py, PyTuple>, &'static str)> {
-        let traced = self.lock();
-        let id = known(&traced.graph, &[value])?[0];
-        let info = traced.graph.value(id);
+        let graph = &self.lock().traced.graph;
+        let info = graph.value(known(graph, &[value])?[0]);
         Ok((PyTuple::new(py, &info.shape)?, info.dtype.name()))
+    }
+
+    /// For each axis of a value that follows the batch size, its sizes for two other batch sizes; None if no axis does,
+    /// or nothing is known because the graph is specific to its batch size.
+    fn batch_sizes(&self, value: usize) -> PyResult<Option<BatchSizes>> {
+        let Recorded { traced, shadows } = &*self.lock();
+        Ok(shadows.sizes(&traced.graph, known(&traced.graph, &[value])?[0]))
+    }
+
+    /// Whether the graph is good for the batch size it was traced with only.
+    #[getter]
+    fn batch_specific(&self) -> bool {
+        self.lock().shadows.specific
     }
 
     /// Appends the backward graph and returns the gradient of each value in `wrt`, None where no path leads there.
@@ -109,7 +141,7 @@ impl Graph {
         seeds: Vec<Option<usize>>,
         wrt: Vec<usize>,
     ) -> PyResult<Vec<Option<usize>>> {
-        let mut traced = self.lock();
+        let Recorded { traced, shadows } = &mut *self.lock();
         let graph = &mut traced.graph;
         let (outputs, wrt) = (known(graph, &outputs)?, known(graph, &wrt)?);
         let seeds: Vec<Option<ValueId>> = seeds.into_iter().map(|seed| seed.map(ValueId)).collect();
@@ -117,7 +149,9 @@ impl Graph {
             return Err(Error::Internal("one seed per output".into()).into());
         }
         known(graph, &seeds.iter().flatten().map(|id| id.0).collect::<Vec<_>>())?;
-        let grads = graph::grad::gradients(graph, &outputs, &seeds, &wrt)?;
+        let before = graph.nodes().len();
+        let grads = graph::grad::gradients(graph, &outputs, &seeds, &wrt).inspect_err(|_| shadows.lose())?;
+        shadows.gradients(graph, before, &outputs, &seeds, &wrt);
         Ok(grads.into_iter().map(|grad| grad.map(|id| id.0)).collect())
     }
 
@@ -144,17 +178,18 @@ impl Graph {
         let outputs = known(&traced.graph, &outputs)?;
         let reports = passes::simplify(&mut traced.graph, &outputs, limit);
         traced.graph.check(&outputs)?;
-        Ok((Self(Mutex::new(traced)), reports.into_iter().map(|report| (report.name, report.rewrites)).collect()))
+        let rows = reports.into_iter().map(|report| (report.name, report.rewrites)).collect();
+        Ok((Self(Mutex::new(Recorded { traced, shadows: Shadows::lost() })), rows))
     }
 
     /// (name, op, inputs, outputs) of every node in order.
     fn nodes(&self) -> Vec<NodeRow> {
-        let traced = self.lock();
-        let rows = traced.graph.nodes().iter();
+        let recorded = self.lock();
+        let rows = recorded.traced.graph.nodes().iter();
         rows.map(|node| (node.name.clone(), node.op.name(), numbers(&node.inputs), numbers(&node.outputs))).collect()
     }
 
     fn __str__(&self) -> String {
-        self.lock().graph.to_string()
+        self.lock().traced.graph.to_string()
     }
 }

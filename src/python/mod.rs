@@ -10,6 +10,7 @@ mod parameter;
 mod program;
 mod reference;
 mod settings;
+mod shadows;
 
 use pyo3::prelude::*;
 
@@ -17,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::eager::{clear_cache, eager};
+    use super::eager::{cached_ops, clear_cache, eager};
     #[pymodule_export]
     use super::errors::{DataError, ShapeError, UnsupportedError, WeightsError};
     #[pymodule_export]
@@ -25,10 +26,17 @@ mod _core {
     #[pymodule_export]
     use super::parameter::Parameter;
     #[pymodule_export]
-    use super::program::{Program, last_input_addresses};
+    use super::program::{PlanCache, Program, last_input_addresses};
     #[pymodule_export]
     use super::settings::{
-        config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, isa_levels,
+        config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, inject_panic, isa_levels,
         random_permutation, random_uniform, set_algorithm, set_isa, set_num_threads,
     };
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::sync::fork::watch();
+        super::arrays::prepare(module.py())
+    }
 }

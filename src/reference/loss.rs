@@ -54,7 +54,7 @@ pub fn cross_entropy(operands: &[&Tensor], smoothing: f64, ignore: Option<i64>) 
     let classes = logits.shape()[1];
     let weights = operands.get(2).map_or_else(|| vec![1.0; classes], |weight| weight.f().to_vec());
     let weights_sum: f64 = weights.iter().sum();
-    let (mut loss, mut total, mut correct) = (0.0, 0.0, 0.0);
+    let (mut loss, mut total, mut correct, mut counted) = (0.0, 0.0, 0.0, 0.0);
     let mut diff = vec![0.0; logits.f().len()];
     for (row, (x, &label)) in logits.f().chunks_exact(classes).zip(labels).enumerate() {
         if Some(label) == ignore {
@@ -71,6 +71,7 @@ pub fn cross_entropy(operands: &[&Tensor], smoothing: f64, ignore: Option<i64>) 
         // Without smoothing an impossible class counts nothing, not zero times infinity.
         loss += (1.0 - smoothing) * weights[t] * -logs[t] + if smooth == 0.0 { 0.0 } else { smooth * spread };
         total += weights[t];
+        counted += 1.0;
         let first = x.iter().take(t).all(|other| *other < x[t]) && x.iter().all(|other| *other <= x[t]);
         correct += f64::from(u8::from(first && !logs[t].is_nan()));
         for (k, log) in logs.iter().enumerate() {
@@ -79,12 +80,11 @@ pub fn cross_entropy(operands: &[&Tensor], smoothing: f64, ignore: Option<i64>) 
                 (1.0 - smoothing) * weights[t] * (log.exp() - onehot) + smooth * (log.exp() * weights_sum - weights[k]);
         }
     }
-    for (row, label) in labels.iter().enumerate().filter(|(_, label)| Some(**label) != ignore) {
-        debug_assert!(*label >= 0);
+    for (row, _) in labels.iter().enumerate().filter(|(_, label)| Some(**label) != ignore) {
         diff[row * classes..][..classes].iter_mut().for_each(|diff| *diff /= total);
     }
     let scalar = |x: f64| Tensor::floats(vec![], vec![x]);
-    Ok(vec![scalar(loss / total), scalar(correct), logits.with(diff)])
+    Ok(vec![scalar(loss / total), scalar(correct), logits.with(diff), scalar(counted)])
 }
 
 pub fn normalize(bytes: &Tensor, mean: &[Scalar], std: &[Scalar]) -> Tensor {
@@ -134,6 +134,7 @@ mod tests {
         close(found[0].f(), &[(-0.75f64.ln() - 0.5f64.ln()) / 2.0]);
         assert_eq!(found[1].f(), [2.0]); // of equal logits the first counts as the guess
         close(found[2].f(), &[0.125, -0.125, -0.25, 0.25, 0.0, 0.0]);
+        assert_eq!(found[3].f(), [2.0]);
         assert!(matches!(cross_entropy(&[&logits(), &labels], 0.0, None), Err(Error::Value(_))));
     }
 

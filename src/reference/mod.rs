@@ -20,6 +20,7 @@ mod update;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, Role, ValueId};
 use crate::tensor::{DType, shape_text};
+pub use ops::apply;
 pub use tensor::{Data, Tensor};
 
 /// What a graph computes from given inputs and stored tensors.

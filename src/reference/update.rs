@@ -34,21 +34,21 @@ fn element(w: f64, grad: f64, states: &[f64], hyper: &[f64], optimizer: Optimize
             vec![w * (1.0 - lr * decoupled) - lr * if nesterov { g + momentum * m } else { m }, m]
         }
         Optimizer::RmsProp { centered } => {
-            let [alpha, eps, momentum, decay, decoupled] = [hyper[1], hyper[2], hyper[3], hyper[4], hyper[5]];
+            let [new, eps, momentum, decay, decoupled] = [hyper[1], hyper[2], hyper[3], hyper[4], hyper[5]];
             let g = grad + decay * w;
-            let square = alpha * states[0] + (1.0 - alpha) * g * g;
-            let mean = if centered { alpha * states[2] + (1.0 - alpha) * g } else { 0.0 };
+            let square = (1.0 - new) * states[0] + new * g * g;
+            let mean = if centered { (1.0 - new) * states[2] + new * g } else { 0.0 };
             let m = momentum * states[1] + g / ((square - mean * mean).sqrt() + eps);
             let mut new = vec![w * (1.0 - lr * decoupled) - lr * m, square, m];
             new.extend(centered.then_some(mean));
             new
         }
         Optimizer::Adam { amsgrad } => {
-            let [beta1, beta2, eps, decay] = [hyper[1], hyper[2], hyper[3], hyper[4]];
+            let [new1, new2, eps, decay] = [hyper[1], hyper[2], hyper[3], hyper[4]];
             let [decoupled, correction1, correction2] = [hyper[5], hyper[6], hyper[7]];
             let g = grad + decay * w;
-            let first = beta1 * states[0] + (1.0 - beta1) * g;
-            let second = beta2 * states[1] + (1.0 - beta2) * g * g;
+            let first = (1.0 - new1) * states[0] + new1 * g;
+            let second = (1.0 - new2) * states[1] + new2 * g * g;
             let largest = if amsgrad { states[2].max(second) } else { second };
             let deviation = largest.sqrt() / correction2.sqrt() + eps;
             let mut new = vec![w * (1.0 - lr * decoupled) - lr / correction1 * first / deviation, first, second];
@@ -83,7 +83,7 @@ mod tests {
         let sgd = |nesterov| element(2.0, 1.0, &[4.0], &[0.5, 0.25, 0.5, 0.1], Optimizer::Sgd { nesterov });
         close(&sgd(false), &[2.0 * 0.95 - 0.5 * 3.0, 3.0]);
         close(&sgd(true), &[2.0 * 0.95 - 0.5 * 2.75, 3.0]);
-        let rms = [0.5, 0.75, 1.0, 0.5, 0.0, 0.0];
+        let rms = [0.5, 0.25, 1.0, 0.5, 0.0, 0.0];
         close(
             &element(2.0, 2.0, &[4.0, 8.0], &rms, Optimizer::RmsProp { centered: false }),
             &[2.0 - 0.5 * (4.0 + 2.0 / 3.0), 4.0, 4.0 + 2.0 / 3.0],
@@ -93,7 +93,7 @@ mod tests {
             &element(2.0, 2.0, &[4.0, 8.0, 2.0 / 3.0], &rms, Optimizer::RmsProp { centered: true }),
             &[2.0 - 0.5 * m, 4.0, m, 1.0],
         );
-        let adam = [0.5, 0.5, 0.75, 1.0, 0.0, 0.0, 0.25, 4.0];
+        let adam = [0.5, 0.5, 0.25, 1.0, 0.0, 0.0, 0.25, 4.0];
         close(
             &element(2.0, 2.0, &[4.0, 4.0], &adam, Optimizer::Adam { amsgrad: false }),
             &[2.0 - 2.0 * 3.0 / 2.0, 3.0, 4.0],

@@ -78,6 +78,11 @@ impl Simd for Avx2 {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm256_maskstore_ps(p, head(n), v) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: trait contract; a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
@@ -191,6 +196,32 @@ impl Simd for Avx2 {
     unsafe fn select(m: __m256, a: __m256, b: __m256) -> __m256 {
         // SAFETY: trait contract.
         unsafe { _mm256_blendv_ps(b, a, m) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_xor_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: trait contract. Products are taken of the even lanes, and of the odd ones moved down.
+        unsafe {
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let even = _mm256_mul_epu32(a, b);
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            let low = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+            let high = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd);
+            (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe {
+            let whole = _mm256_cvtepi32_ps(_mm256_srli_epi32::<8>(_mm256_castps_si256(a)));
+            _mm256_mul_ps(whole, _mm256_set1_ps(1.0 / 16_777_216.0))
+        }
     }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {

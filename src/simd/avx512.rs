@@ -63,6 +63,11 @@ impl Simd for Avx512 {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm512_mask_storeu_ps(p, head(n), v) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: trait contract; a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
@@ -169,6 +174,32 @@ impl Simd for Avx512 {
     unsafe fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 {
         // SAFETY: trait contract.
         unsafe { _mm512_mask_blend_ps(m, b, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_xor_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: trait contract. Products are taken of the even lanes, and of the odd ones moved down.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            let low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64::<32>(odd));
+            let high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64::<32>(even), odd);
+            (_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe {
+            let whole = _mm512_cvtepi32_ps(_mm512_srli_epi32::<8>(_mm512_castps_si512(a)));
+            _mm512_mul_ps(whole, _mm512_set1_ps(1.0 / 16_777_216.0))
+        }
     }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {

@@ -85,6 +85,8 @@ impl Simd for Portable {
             unsafe { p.add(i).write_unaligned(*lane) };
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
 
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {
@@ -188,6 +190,21 @@ impl Simd for Portable {
             out[i] = if m[i] { a[i] } else { b[i] };
         }
         out
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: V, b: V) -> V {
+        zip(a, b, |a, b| f32::from_bits(a.to_bits() ^ b.to_bits()))
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: V, b: V) -> (V, V) {
+        let product = |a: f32, b: f32| u64::from(a.to_bits()) * u64::from(b.to_bits());
+        let low = zip(a, b, |a, b| f32::from_bits(product(a, b) as u32));
+        (low, zip(a, b, |a, b| f32::from_bits((product(a, b) >> 32) as u32)))
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: V) -> V {
+        map(a, |x| (x.to_bits() >> 8) as f32 * (1.0 / 16_777_216.0))
     }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {

@@ -3,10 +3,16 @@
 
 #[path = "kernels/axis_map.rs"]
 mod axis_map;
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "kernels/depthwise.rs"]
 mod depthwise;
+#[path = "kernels/dropout.rs"]
+mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/norm.rs"]
+mod norm;
 #[path = "kernels/pool.rs"]
 mod pool;
 #[path = "kernels/reduce.rs"]

@@ -63,9 +63,9 @@ unsafe fn arithmetic_body<S: Simd>() {
                 check("sub", lanes_of::<S>(S::sub(va, vb)), &|i| a[i] - b[i]);
                 check("mul", lanes_of::<S>(S::mul(va, vb)), &|i| a[i] * b[i]);
                 check("div", lanes_of::<S>(S::div(va, vb)), &|i| a[i] / b[i]);
+                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("max", lanes_of::<S>(S::max(va, vb)), &|i| if a[i] > b[i] { a[i] } else { b[i] });
                 check("min", lanes_of::<S>(S::min(va, vb)), &|i| if a[i] < b[i] { a[i] } else { b[i] });
-                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("abs", lanes_of::<S>(S::abs(va)), &|i| a[i].abs());
                 check("with_sign", lanes_of::<S>(S::with_sign(S::abs(va), vb)), &|i| a[i].abs().copysign(b[i]));
                 // The sign of a zero result is not promised.
@@ -105,8 +105,25 @@ unsafe fn arithmetic_body<S: Simd>() {
             assert!(lanes_of::<S>(m).iter().all(|&x| same(x, mantissa)), "mantissa of {mantissa}·2^{exponent}");
             assert!(lanes_of::<S>(e).iter().all(|&x| same(x, exponent as f32)), "exponent of {mantissa}·2^{exponent}");
         }
+        for address in [std::ptr::null(), std::ptr::without_provenance(usize::MAX), [1.0f32].as_ptr()] {
+            S::prefetch(address); // a hint: no address is wrong
+        }
         for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
             assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
+        }
+        let patterns: Vec<u32> =
+            (0..32).map(|i: u32| i.wrapping_mul(0x9E37_79B9) ^ (i << 27)).chain([0, u32::MAX]).collect();
+        for pair in patterns.windows(S::LANES + 1) {
+            let (a, b) = (&pair[..S::LANES], &pair[1..]);
+            let (va, vb) = (S::load(a.as_ptr().cast()), S::load(b.as_ptr().cast()));
+            let (low, high) = S::multiply(va, vb);
+            for i in 0..S::LANES {
+                let product = u64::from(a[i]) * u64::from(b[i]);
+                assert_eq!(lanes_of::<S>(S::xor(va, vb))[i].to_bits(), a[i] ^ b[i]);
+                assert_eq!(lanes_of::<S>(low)[i].to_bits(), product as u32);
+                assert_eq!(lanes_of::<S>(high)[i].to_bits(), (product >> 32) as u32);
+                assert_eq!(lanes_of::<S>(S::fraction(va))[i], (a[i] >> 8) as f32 / 16_777_216.0);
+            }
         }
         let ramp: Vec<f32> = (0..S::LANES).map(|i| i as f32 * 3.0 - 7.0).collect();
         let v = S::load(ramp.as_ptr());

@@ -43,13 +43,27 @@ from cnnrs.functional.arithmetic import (
     square,
     sub,
 )
-from cnnrs.functional.conv import conv1d, conv2d, conv2d_backward_data, conv2d_backward_weights, conv_transpose2d
+from cnnrs.functional.conv import (
+    conv1d,
+    conv2d,
+    conv2d_backward_data,
+    conv2d_backward_weights,
+    conv_transpose2d,
+)
 from cnnrs.functional.conv import conv1d_padding as conv1d_padding
 from cnnrs.functional.conv import output_padding_pair as output_padding_pair
+from cnnrs.functional.dropout import drop_path, dropout, dropout2d
 from cnnrs.functional.features import flatten, linear
 from cnnrs.functional.features import flatten_order as flatten_order
-from cnnrs.functional.loss import cross_entropy
+from cnnrs.functional.loss import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+)
 from cnnrs.functional.movement import concat, pad, reshape, slice, transpose
+from cnnrs.functional.norm import batch_norm, group_norm, layer_norm, local_response_norm
 from cnnrs.functional.pool import avg_pool2d, avg_pool2d_backward, global_avg_pool2d, max_pool2d, max_pool2d_backward
 from cnnrs.functional.reduction import max, mean, min, sum
 from cnnrs.functional.resample import adaptive_avg_pool2d, upsample
@@ -64,6 +78,8 @@ __all__ = [
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
     "clip",
     "concat",
     "conv1d",
@@ -73,15 +89,23 @@ __all__ = [
     "conv_transpose2d",
     "cross_entropy",
     "div",
+    "drop_path",
+    "dropout",
+    "dropout2d",
     "elu",
     "exp",
     "flatten",
     "gelu",
     "global_avg_pool2d",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
+    "huber_loss",
+    "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "matmul",
@@ -92,6 +116,7 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "mse_loss",
     "mul",
     "neg",
     "pad",

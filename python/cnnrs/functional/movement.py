@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cnnrs import _args, graph
+from cnnrs._batch_size import BatchSize
 from cnnrs._core import ShapeError, UnsupportedError
 from cnnrs.functional._dispatch import Array, Tensor, apply
 
@@ -27,8 +28,8 @@ _FAR = 2**62  # beyond every axis, within 64 bits
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     """Give the same numbers, in NumPy's order, another shape.
 
-    While a model is traced, a first size that is the batch size of `x` stands for whatever the batch size is when
-    the model runs; so does -1.
+    While a model is traced, a size taken from `x.shape` stands for whatever that size is when the model runs, also
+    where it follows the batch size; so does -1.
 
     Args:
         x: Any shape.
@@ -50,13 +51,20 @@ def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
     """
     op = "reshape"
     x = _args.check_array(x, op)
-    sizes = [_args.integer(size, "shape", op, -1, _args.LIMIT) for size in _items(shape)]
+    sizes = [_dim(size, x.shape) for size in _items(shape)]
     if sizes.count(-1) > 1:
         message = f"{graph.label(op)}: shape must have at most one -1, got {_args.show(shape)}"
         raise ValueError(message)
-    if sizes and x.ndim and sizes[0] == x.shape[0]:
-        sizes[0] = -2  # the extension's word for axis 0 of the operand
     return cast("Tensor", apply(op, [x], dims=sizes)[0])
+
+
+def _dim(size: Any, own: tuple[Any, ...]) -> int:
+    """Return a new size as the extension takes it: -2 - k for the size of the operand's axis k."""
+    if isinstance(size, BatchSize):
+        for axis, known in enumerate(own):
+            if size.follows(known):
+                return -2 - axis
+    return _args.integer(size, "shape", "reshape", -1, _args.LIMIT)
 
 
 def _items(value: Any) -> list[Any]:
@@ -205,10 +213,11 @@ def _place(bound: Any, op: str) -> int | None:
 
 def _single(entry: Any, axis: int, shape: tuple[int, ...], op: str) -> Span:
     """Return the span of one element."""
-    place = _place(entry, op)
-    if place is None or not -shape[axis] <= place < shape[axis]:
+    place, size = _place(entry, op), shape[axis]
+    size = size.peek() if isinstance(size, BatchSize) else size  # another batch is checked when it is planned
+    if place is None or not -size <= place < size:
         message = (
-            f"{graph.label(op)}: index must be from {-shape[axis]} to {shape[axis] - 1} for axis {axis} of x {shape}, "
+            f"{graph.label(op)}: index must be from {-size} to {size - 1} for axis {axis} of x {shape}, "
             f"got {_args.show(entry)}"
         )
         raise ShapeError(message)

@@ -1,4 +1,4 @@
-"""The plans of one module: tracing it into a program, and a small cache of programs."""
+"""Traced programs and a small cache of them, for modules and for compiled functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cnnrs import _core, functional
 from cnnrs._core import ShapeError
 from cnnrs.graph import Trace, Value
+from cnnrs.nn._capture import Captures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from cnnrs.nn.module import Module
@@ -21,49 +24,77 @@ CAPACITY = 32
 
 
 class Compiled(NamedTuple):
-    """A traced module, ready to run on arrays."""
+    """A trace ready to run on arrays."""
 
     program: _core.Program
-    captured: list[npt.NDArray[Any]]  # arrays met while tracing that are inputs behind x
+    met: list[npt.NDArray[Any]]  # arrays met while tracing that are inputs behind those given
     single: bool
+    batch_specific: bool
+    captures: Captures | None = None
 
-    def run(self, x: npt.NDArray[Any]) -> Any:
-        """Run on a batch; returns an array, or a tuple of them if forward returned several values."""
-        outputs = self.program.run([x, *self.captured])
+    def run(self, arrays: Sequence[npt.NDArray[Any]], module: Module | None = None) -> Any:
+        """Run on arrays; returns an array, or a tuple of them if several values were returned.
+
+        Captures that are open on the module get their arrays.
+        """
+        if self.captures is None or module is None:
+            outputs = self.program.run([*arrays, *self.met])
+        else:
+            self.captures.require(module)
+            outputs = self.captures.deliver(module, self.program.run([*arrays, *self.met]))
         return outputs[0] if self.single else tuple(outputs)
 
 
 class Key(NamedTuple):
     """What decides whether a traced program fits a call; the extension plans per batch size below it."""
 
-    sample_shape: tuple[int, ...]
-    dtype: str
-    head: str
+    arguments: tuple[Any, ...]
+    """Shape (of a sample where the batch may differ) and dtype of each array."""
     epoch: int
+    head: str = ""
+    captures: tuple[str, ...] = ()
+    batch: int | None = None
+    """Set for programs that are good for one batch size only."""
 
 
 class ProgramCache:
-    """The programs of one module, least recently used first; lives as long as the module, is never copied."""
+    """The programs of one module or function, least recently used first; never copied.
+
+    Attributes:
+        plans: The plans of all programs together.
+    """
 
     def __init__(self) -> None:
         """Make an empty cache."""
-        self._programs: OrderedDict[Key, Compiled] = OrderedDict()
+        self.plans = _core.PlanCache()
+        # A key without a batch size leads to None where the program depends on the batch size.
+        self._programs: OrderedDict[Key, Compiled | None] = OrderedDict()
         with _guard.lock:
             _caches.add(self)
 
-    def get(self, key: Key) -> Compiled | None:
-        """Return the program for a key and mark it as used."""
+    def get(self, key: Key, batch: int) -> Compiled | None:
+        """Return the program for a key and a batch size and mark it as used."""
         with _guard.lock:
-            program = self._programs.get(key)
-            if program is not None:
-                self._programs.move_to_end(key)
+            if key not in self._programs:
+                return None
+            self._programs.move_to_end(key)
+            program = self._programs[key]
+            if program is None:
+                specific = key._replace(batch=batch)
+                program = self._programs.get(specific)
+                if program is not None:
+                    self._programs.move_to_end(specific)
             return program
 
-    def put(self, key: Key, program: Compiled) -> None:
+    def put(self, key: Key, batch: int, program: Compiled) -> None:
         """Keep a program; programs of older structures and beyond the capacity go."""
         with _guard.lock:
             for old in [old for old in self._programs if old.epoch != key.epoch]:
                 del self._programs[old]
+            if program.batch_specific:
+                self._programs[key] = None
+                self._programs.move_to_end(key)
+                key = key._replace(batch=batch)
             self._programs[key] = program
             while len(self._programs) > CAPACITY:
                 self._programs.popitem(last=False)
@@ -75,7 +106,7 @@ class ProgramCache:
 
     def __len__(self) -> int:
         """Return the number of programs kept."""
-        return len(self._programs)
+        return sum(program is not None for program in self._programs.values())
 
 
 class _Guard:
@@ -96,7 +127,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def clear_all() -> None:
-    """Forget the programs of every module."""
+    """Forget the programs of every module and function."""
     with _guard.lock:
         for cache in list(_caches):
             cache.clear()
@@ -108,10 +139,23 @@ def compile_module(module: Module, key: Key, batch: int) -> Compiled:
     Raises:
         ShapeError: a layer does not fit its input, or probabilities are asked of something else than (N, K).
         TypeError: forward does not return symbolic values.
+        ValueError: a captured part is not called.
     """
+    compiled = _compile_module(module, key, max(batch, 1))
+    # An empty batch is traced as one sample, unless the batch size is a part of what is computed.
+    if batch == 0 and compiled.batch_specific:
+        compiled = _compile_module(module, key, batch)
+    log_compiled(type(module).__name__, key)
+    return compiled
+
+
+def _compile_module(module: Module, key: Key, batch: int) -> Compiled:
+    ((shape, dtype),) = key.arguments
+    captures = Captures(module, key.captures) if key.captures else None
     with Trace(root=module) as trace:
-        x = trace.input((max(batch, 1), *key.sample_shape), key.dtype, "x")
-        y = module.trace_logits(x)
+        if captures is not None:
+            captures.watch(trace)
+        y = module.trace_logits(trace.input((batch, *shape), dtype, "x"))
         single = isinstance(y, Value)
         outputs = output_values(module, y)
         if key.head == "softmax":
@@ -120,11 +164,12 @@ def compile_module(module: Module, key: Key, batch: int) -> Compiled:
                 message = f"{type(module).__name__}: predict needs logits (N, classes), the model gives {got}"
                 raise ShapeError(message)
             outputs = [functional.softmax(y)]
+        if captures is not None:
+            outputs = captures.extend(outputs)
     name = type(module).__name__
-    program = _core.Program(trace.graph, [output.id for output in outputs], name)
-    _log(name, key)
+    program = _core.Program(trace.graph, [output.id for output in outputs], name, module._programs.plans)
     # Only what a run needs is kept: the trace refers to the module, which owns the cache.
-    return Compiled(program, trace.feed([None])[1:], single)
+    return Compiled(program, trace.feed([None])[1:], single, trace.batch_specific, captures)
 
 
 def output_values(module: Module, y: Any) -> list[Value]:
@@ -142,14 +187,15 @@ def output_values(module: Module, y: Any) -> list[Value]:
     return outputs
 
 
-def _log(name: str, key: Key) -> None:
+def log_compiled(name: str, key: Key) -> None:
+    """Log what was traced anew."""
     import logging
 
     logging.getLogger("cnnrs").debug(
-        "compiled %s%s for samples %s %s at structure epoch %d",
+        "compiled %s%s for %s at structure epoch %d%s",
         name,
         f" + {key.head}" if key.head else "",
-        key.sample_shape,
-        key.dtype,
+        ", ".join(f"{dtype} {shape}" for shape, dtype, *_ in key.arguments),
         key.epoch,
+        f", capturing {', '.join(key.captures)}" if key.captures else "",
     )

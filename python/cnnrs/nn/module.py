@@ -11,7 +11,9 @@ from cnnrs import _args, graph
 from cnnrs._core import WeightsError
 from cnnrs.graph import Value
 from cnnrs.nn._cache import Compiled, Key, ProgramCache, compile_module
-from cnnrs.nn.parameter import Parameter
+from cnnrs.nn._capture import Capture, wanted
+from cnnrs.nn._intermediate import Intermediate, intermediates
+from cnnrs.nn.parameter import Buffer, Parameter
 
 if TYPE_CHECKING:
     import os
@@ -86,6 +88,7 @@ class Module:
         Raises:
             ShapeError: a layer does not fit its input; the text names the layer.
             TypeError: another dtype than float32, float16, float64 and uint8.
+            RuntimeError: called by a signal handler that interrupts a training step of the same parameters.
         """
         if isinstance(x, Value) or graph.current() is not None:
             return self._record(x, *others)
@@ -93,13 +96,15 @@ class Module:
             message = f"{type(self).__name__}: takes one array, got {1 + len(others)}; join them in one forward"
             raise TypeError(message)
         x = _args.check_images(x, type(self).__name__)
-        return self._compiled(x).run(x)
+        return self._compiled(x).run((x,), self)
 
     def _record(self, x: Any, *others: Any) -> Any:
         trace = x.trace if isinstance(x, Value) else graph.current()
         with trace.scope(self):  # type: ignore[union-attr]  # __call__ saw one or the other
             values = [_args.check_array(item, type(self).__name__) for item in (x, *others)]
-            return self.forward(*(trace.operand(value) for value in values))  # type: ignore[union-attr]
+            result = self.forward(*(trace.operand(value) for value in values))  # type: ignore[union-attr]
+        trace.returned(self, result)  # type: ignore[union-attr]
+        return result
 
     def trace_logits(self, x: Value) -> Any:
         """Record the module on the input of a trace, with uint8 images scaled first.
@@ -117,11 +122,13 @@ class Module:
 
     def _compiled(self, x: npt.NDArray[Any], head: str = "") -> Compiled:
         """Return the program for batches like x, from the cache if the structure is still the same."""
-        key = Key(x.shape[1:], "uint8" if x.dtype.char == "B" else "float32", head, graph.epoch())
-        compiled = self._programs.get(key)
+        argument = (x.shape[1:], "uint8" if x.dtype.char == "B" else "float32")
+        key = Key((argument,), graph.epoch(), head, wanted(self))
+        batch = x.shape[0]
+        compiled = self._programs.get(key, batch)
         if compiled is None:
-            compiled = compile_module(self, key, x.shape[0])
-            self._programs.put(key, compiled)
+            compiled = compile_module(self, key, batch)
+            self._programs.put(key, batch, compiled)
         return compiled
 
     def predict(self, images: npt.NDArray[Any], top: int = 5) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -143,12 +150,74 @@ class Module:
         name = type(self).__name__
         images = _args.check_images(images, name)
         top = _args.integer(top, "top", name, 1, _args.LIMIT)
-        probabilities = self._compiled(images, "softmax").run(images)
+        probabilities = self._compiled(images, "softmax").run((images,), self)
         if top > probabilities.shape[1]:
             message = f"{name}: top must be at most the number of classes, {probabilities.shape[1]}, got {top}"
             raise ValueError(message)
         labels = np.argsort(-probabilities, axis=1, kind="stable")[:, :top].astype(np.int64)
         return labels, np.take_along_axis(probabilities, labels, axis=1)
+
+    # Looking inside.
+
+    def capture(self, *names: str) -> Capture:
+        """Get the outputs of parts of the module from the calls made inside of a `with` block.
+
+        The outputs become additional results of the plan; nothing else changes. Calls of this module with an array
+        count, on this thread; each call fills the dictionary anew.
+
+        Args:
+            *names: Dotted names of parts ("layer3", "layer3.0.conv1"), or shell patterns of them ("layer3.*.conv1").
+
+        Returns:
+            A context manager that gives a dictionary: for each name the read-only array that the part returned, a
+            tuple of arrays if it returned several values, and a list in order of use if `forward` calls the part
+            more than once. A part that only a pattern names and that is not called is left out.
+
+        Raises:
+            ValueError: a name fits no part, or, in a call, a part that was named in full is not called.
+            TypeError: a name is not a str.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import models
+            >>> model = models.lenet5()
+            >>> with model.capture("features.2", "classifier.*") as activations:
+            ...     logits = model(np.zeros((2, 28, 28, 1), np.float32))
+            >>> activations["features.2"].shape
+            (2, 14, 14, 6)
+            >>> bool((activations["classifier.5"] == logits).all())
+            True
+        """
+        return Capture(self, names)
+
+    def trace(self, x: npt.NDArray[Any]) -> list[Intermediate]:
+        """Compute every intermediate value of a call, in evaluation mode, for debugging.
+
+        The values come from the reference executor: the graph is run as it was traced, without fusion and without
+        kernels, in double precision, and the results are rounded to float32. That is slow; use a small batch.
+
+        Args:
+            x: A batch, as in a call.
+
+        Returns:
+            One row (layer, op, array) per value in the order of the computation: the dotted name of the layer, the
+            name of the op, and a float32 array (int64 for positions). An op with several results has several rows.
+
+        Raises:
+            ShapeError: a layer does not fit its input; the text names the layer.
+            TypeError: a wrong dtype.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import models
+            >>> rows = models.lenet5().trace(np.zeros((1, 28, 28, 1), np.float32))
+            >>> for layer, op, array in rows[:3]:
+            ...     print(layer, op, array.shape)
+            features.0 conv2d (1, 28, 28, 6)
+            features.1 tanh (1, 28, 28, 6)
+            features.2 avg_pool2d (1, 14, 14, 6)
+        """
+        return intermediates(self, x)
 
     # Structure: parameters and submodules are the attributes of those types, in the order they were first set.
 
@@ -157,7 +226,8 @@ class Module:
         if isinstance(value, Module) and any(module is self for _, module in value.named_modules()):
             message = f"{type(self).__name__}: {name} would make the module a part of itself"
             raise ValueError(message)
-        structural = isinstance(value, (Module, Parameter)) or isinstance(vars(self).get(name), (Module, Parameter))
+        parts = (Module, Parameter, Buffer)
+        structural = isinstance(value, parts) or isinstance(vars(self).get(name), parts)
         object.__setattr__(self, name, value)
         if structural or graph.current() is None:  # a forward that counts its calls must not make its plan stale
             graph.bump_epoch()
@@ -207,10 +277,29 @@ class Module:
             prefix: Stands before the names.
             remove_duplicate: Yield a shared parameter once, under its first name.
         """
+        for name, value in self._named_tensors(prefix, remove_duplicate):
+            if isinstance(value, Parameter):
+                yield name, value
+
+    def named_buffers(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Buffer]]:
+        """Yield (dotted name, buffer) in the order of the attributes.
+
+        Args:
+            prefix: Stands before the names.
+            remove_duplicate: Yield a shared buffer once, under its first name.
+        """
+        for name, value in self._named_tensors(prefix, remove_duplicate):
+            if isinstance(value, Buffer):
+                yield name, value
+
+    def _named_tensors(
+        self, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter | Buffer]]:
+        """Yield parameters and buffers, those of one module in the order of its attributes."""
         seen: set[int] = set()
         for path, module in self.named_modules(prefix, remove_duplicate):
             for name, value in list(vars(module).items()):
-                if isinstance(value, Parameter) and not (remove_duplicate and id(value) in seen):
+                if isinstance(value, (Parameter, Buffer)) and not (remove_duplicate and id(value) in seen):
                     seen.add(id(value))
                     yield (f"{path}.{name}" if path else name), value
 
@@ -235,6 +324,8 @@ class Module:
 
     def freeze(self, pattern: str | None = None) -> Self:
         """Take parameters out of training; returns the module.
+
+        Batch normalization all of whose parameters are frozen uses its running statistics and leaves them alone.
 
         Args:
             pattern: Dotted name of a part ("features") or a shell pattern of parameter names ("features.*");
@@ -261,39 +352,44 @@ class Module:
             message = f"{type(self).__name__}: pattern must be a str or None, got {_args.show(pattern)}"
             raise TypeError(message)
         chosen = [
-            parameter
-            for name, parameter in self.named_parameters(remove_duplicate=False)
+            tensor
+            for name, tensor in self._named_tensors(remove_duplicate=False)
             if pattern is None or fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
         ]
         if pattern is not None and not chosen:
             message = f"{type(self).__name__}: pattern {pattern!r} fits no parameter"
             raise ValueError(message)
-        for parameter in chosen:
-            parameter.trainable = trainable
+        for tensor in chosen:
+            if isinstance(tensor, Buffer):
+                tensor.frozen = not trainable
+            else:
+                tensor.trainable = trainable
         graph.bump_epoch()
         return self
 
     # State.
 
-    def state_dict(self, copy: bool = False) -> dict[str, npt.NDArray[np.float32]]:
-        """Return every parameter by its dotted name, in cnnrs layout (HWIO, (in, out)).
+    def state_dict(self, copy: bool = False) -> dict[str, npt.NDArray[Any]]:
+        """Return every parameter and buffer by its dotted name, in cnnrs layout (HWIO, (in, out)).
 
         Args:
             copy: Return a snapshot instead of live read-only views.
 
         Returns:
-            Arrays by name; a shared parameter stands under each of its names.
+            Arrays by name, float32, counters int64; what is shared stands under each of its names.
         """
         copy = _args.flag(copy, "copy", type(self).__name__)
-        named = self.named_parameters(remove_duplicate=False)
-        return {name: parameter.array.copy() if copy else parameter.array for name, parameter in named}
+        named = self._named_tensors(remove_duplicate=False)
+        return {name: tensor.array.copy() if copy else tensor.array for name, tensor in named}
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]], strict: bool = True) -> None:
-        """Copy arrays in cnnrs layout into the parameters: all of them or none.
+        """Copy arrays in cnnrs layout into parameters and buffers: all of them or none.
 
         Args:
-            state: Arrays by dotted name, of any float dtype, as `state_dict` returns them.
-            strict: Refuse missing and unexpected names; otherwise they are left alone.
+            state: Arrays by dotted name, of any float dtype (counters: of any integer dtype that fits int64), as
+                `state_dict` returns them.
+            strict: Refuse missing and unexpected names; otherwise they are left alone. A missing
+                `num_batches_tracked` is never refused.
 
         Raises:
             WeightsError: a name is missing or unexpected, a shape or dtype is wrong; the text lists them.
@@ -374,21 +470,21 @@ def assign_all(module: Module, state: Mapping[str, Any], strict: bool) -> tuple[
     if not (hasattr(state, "keys") and hasattr(state, "__getitem__")):
         message = f"{type(module).__name__}: state must map names to arrays, got {_args.show(state)}"
         raise TypeError(message)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    missing = [name for name in parameters if name not in state]
-    unexpected = [name for name in state if name not in parameters]
+    tensors = dict(module._named_tensors(remove_duplicate=False))
+    missing = [name for name in tensors if name not in state and name.rpartition(".")[2] != "num_batches_tracked"]
+    unexpected = [name for name in state if name not in tensors]
     problems, arrays = [], {}
-    for name, parameter in parameters.items():
+    for name, tensor in tensors.items():
         if name in state:
-            array = state[name]
-            if not isinstance(array, np.ndarray) or array.dtype.char not in "fde":
+            array, dtype = state[name], tensor.array.dtype
+            if not isinstance(array, np.ndarray) or not _converts(array.dtype, dtype):
                 got = f"a {array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
-                problems.append(f"{name} must be a float32 array, got {got}")
-            elif array.shape != parameter.shape:
-                problems.append(f"{name} must have shape {parameter.shape}, got {array.shape}")
+                problems.append(f"{name} must be {'a float32' if dtype.kind == 'f' else 'an int64'} array, got {got}")
+            elif array.shape != tensor.shape:
+                problems.append(f"{name} must have shape {tensor.shape}, got {array.shape}")
             else:
-                # A read-only array may be a live view of a parameter that is overwritten before its turn.
-                arrays[name] = array.astype(np.float32, copy=not array.flags.writeable)
+                # A read-only array may be a live view of a tensor that is overwritten before its turn.
+                arrays[name] = array.astype(dtype, copy=not array.flags.writeable)
     if strict and missing:
         problems.append(f"missing {listed(missing)}")
     if strict and unexpected:
@@ -397,8 +493,13 @@ def assign_all(module: Module, state: Mapping[str, Any], strict: bool) -> tuple[
         message = f"{type(module).__name__}: weights do not fit the model: {listed(problems, '; ')}"
         raise WeightsError(message)
     for name, array in arrays.items():
-        parameters[name].assign(array)
+        tensors[name].assign(array)
     return missing, unexpected
+
+
+def _converts(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Tell whether a state may hold the one dtype for a tensor of the other."""
+    return given.char in "fde" if wanted.kind == "f" else given.kind in "iu" and np.can_cast(given, wanted)
 
 
 def listed(texts: list[str], separator: str = ", ") -> str:

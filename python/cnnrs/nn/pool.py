@@ -112,14 +112,6 @@ class AvgPool2d(_Pool2d):
         )
 
 
-class GlobalAvgPool2d(Module):
-    """Mean of each channel of each image, (N, H, W, C) to (N, C); see `functional.global_avg_pool2d`."""
-
-    def forward(self, x: Any) -> Any:
-        """Record the pooling."""
-        return functional.global_avg_pool2d(x)
-
-
 class AdaptiveAvgPool2d(Module):
     """Means over as many windows as the output has pixels; see `functional.adaptive_avg_pool2d`.
 
@@ -148,3 +140,11 @@ class AdaptiveAvgPool2d(Module):
     def extra_repr(self) -> str:
         """Return the size."""
         return f"output_size={self.output_size}"
+
+
+class GlobalAvgPool2d(Module):
+    """Mean of each channel of each image, (N, H, W, C) to (N, C); see `functional.global_avg_pool2d`."""
+
+    def forward(self, x: Any) -> Any:
+        """Record the pooling."""
+        return functional.global_avg_pool2d(x)

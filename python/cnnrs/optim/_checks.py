@@ -1,13 +1,14 @@
-"""The check of hyperparameters that are numbers."""
+"""The checks of hyperparameters."""
 
 from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
 from cnnrs._args import show
 
-__all__ = ["check_rate"]
+__all__ = ["OptionalRate", "check_flag", "check_pair", "check_rate"]
 
 _FLOAT32_MAX = 3.4028234663852886e38
 
@@ -54,3 +55,55 @@ def check_rate(
         msg = f"{owner}: {name} must be {text}, got {show(value)}"
         raise ValueError(msg)
     return number
+
+
+def check_pair(value: object, name: str, owner: str) -> tuple[float, float]:
+    """Return a pair of hyperparameters in [0, 1), as floats.
+
+    Raises:
+        TypeError: The value is not a pair of real numbers.
+        ValueError: A number outside its interval.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        msg = f"{owner}: {name} must be a pair of numbers, got {show(value)}"
+        raise TypeError(msg)
+    first, second = (check_rate(item, f"{name}[{index}]", owner, below=1.0) for index, item in enumerate(value))
+    return first, second
+
+
+def check_flag(value: object, name: str, owner: str) -> bool:
+    """Return a hyperparameter that is True or False.
+
+    Raises:
+        TypeError: The value is not a bool.
+    """
+    if not isinstance(value, bool):
+        msg = f"{owner}: {name} must be True or False, got {value!r}"
+        raise TypeError(msg)
+    return value
+
+
+class OptionalRate:
+    """An attribute that is None or a number in an interval, checked when it is assigned.
+
+    Args:
+        text: What the attribute is.
+        **interval: The interval, as for `check_rate`.
+    """
+
+    def __init__(self, text: str, **interval: Any) -> None:
+        self.__doc__ = text
+        self._interval = interval
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Return the number or None; of the class, the attribute itself."""
+        return self if instance is None else vars(instance)[self._name]
+
+    def __set__(self, instance: Any, value: float | None) -> None:
+        """Check and set the number."""
+        checked = None if value is None else check_rate(value, self._name, type(instance).__name__, **self._interval)
+        vars(instance)[self._name] = checked

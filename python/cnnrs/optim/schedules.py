@@ -11,20 +11,26 @@ them: several `fit` calls, `Trainer.step`, `Trainer.apply`. Steps are then count
 update. Past its end every schedule stays at its last value.
 
 Updates made by hand, outside `fit`, know no length: the step is the trainer's number of updates so far,
-`total_steps` and `steps_per_epoch` are None. `Constant` needs neither, `Step` then counts steps instead of
-epochs, and `Cosine`, `OneCycle` without `total_steps=` raise ValueError.
+`total_steps` and `steps_per_epoch` are None. `Constant` needs neither, `Step`, `MultiStep` and `Exponential` then
+count steps instead of epochs, and `Cosine`, `OneCycle` without `total_steps=` raise ValueError.
+
+A schedule that follows a metric (`ReduceOnPlateau`) is a pure function too: of the metric's values at the ends of
+the epochs since the trainer first saw the schedule, over all `fit` calls. `after` gives the schedule as those
+values leave it.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from cnnrs._args import whole
 from cnnrs.optim._checks import check_rate
 
-__all__ = ["Constant", "Cosine", "OneCycle", "Schedule", "Step", "Warmup"]
+__all__ = ["Constant", "Cosine", "Exponential", "MultiStep", "OneCycle", "Schedule", "Step", "Warmup"]
 
 
 class Schedule(ABC):
@@ -47,6 +53,15 @@ class Schedule(ABC):
     def own_length(self) -> bool:
         """Whether the schedule brings its own `total_steps` and so counts all updates of the trainer."""
         return False
+
+    @property
+    def monitor(self) -> str | None:
+        """Name of the metric the schedule follows, None if it follows none."""
+        return None
+
+    def after(self, metrics: Sequence[float]) -> Schedule:
+        """Return the schedule as these values of the metric it follows, one an epoch, leave it."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -91,11 +106,62 @@ class Step(Schedule):
 
     def value(self, step: int, total_steps: int | None = None, steps_per_epoch: int | None = None) -> float:
         """Return the rate after `step // steps_per_epoch` epochs."""
-        epoch = step // max(steps_per_epoch or 1, 1)
-        try:
-            return float(self.lr) * float(self.gamma) ** (epoch // self.step_size)
-        except OverflowError:
-            return math.inf
+        return _decayed(self.lr, self.gamma, _epoch(step, steps_per_epoch) // self.step_size)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """Multiply the rate by `gamma` at each milestone: `lr * gamma ** (number of milestones <= epoch)`.
+
+    `epoch = step // steps_per_epoch`. Where `steps_per_epoch` is not known (updates made by hand) milestones count
+    steps. Formula: torch `MultiStepLR`.
+
+    Args:
+        lr: First learning rate, finite and >= 0.
+        milestones: Epochs of the decays, each >= 1, in any order; one given twice decays twice.
+        gamma: Factor of each decay, finite and >= 0.
+    """
+
+    lr: float
+    milestones: Sequence[int]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr, "lr", "MultiStep")
+        if not isinstance(self.milestones, Sequence) or isinstance(self.milestones, str):
+            msg = f"MultiStep: milestones must be a sequence of epochs, got {self.milestones!r}"
+            raise TypeError(msg)
+        milestones = sorted(whole(milestone, "milestones", "MultiStep") for milestone in self.milestones)
+        object.__setattr__(self, "milestones", tuple(milestones))
+        check_rate(self.gamma, "gamma", "MultiStep")
+
+    def value(self, step: int, total_steps: int | None = None, steps_per_epoch: int | None = None) -> float:
+        """Return the rate after `step // steps_per_epoch` epochs."""
+        return _decayed(self.lr, self.gamma, bisect_right(self.milestones, _epoch(step, steps_per_epoch)))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """Multiply the rate by `gamma` every epoch: `lr * gamma ** epoch`.
+
+    `epoch = step // steps_per_epoch`. Where `steps_per_epoch` is not known (updates made by hand) every step counts
+    as one. Formula: torch `ExponentialLR`.
+
+    Args:
+        lr: First learning rate, finite and >= 0.
+        gamma: Factor of each decay, finite and >= 0.
+    """
+
+    lr: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr, "lr", "Exponential")
+        check_rate(self.gamma, "gamma", "Exponential")
+
+    def value(self, step: int, total_steps: int | None = None, steps_per_epoch: int | None = None) -> float:
+        """Return the rate after `step // steps_per_epoch` epochs."""
+        return _decayed(self.lr, self.gamma, _epoch(step, steps_per_epoch))
 
 
 @dataclass(frozen=True)
@@ -223,6 +289,16 @@ class Warmup(Schedule):
         """Whether the schedule that follows was given its `total_steps`."""
         return isinstance(self.schedule, Schedule) and self.schedule.own_length
 
+    @property
+    def monitor(self) -> str | None:
+        """Name of the metric the schedule behind the warm-up follows."""
+        return self.schedule.monitor if isinstance(self.schedule, Schedule) else None
+
+    def after(self, metrics: Sequence[float]) -> Schedule:
+        """Return the warm-up in front of the schedule as these values leave that."""
+        schedule = self.schedule
+        return self if not isinstance(schedule, Schedule) else replace(self, schedule=schedule.after(metrics))
+
     def value(self, step: int, total_steps: int | None = None, steps_per_epoch: int | None = None) -> float:
         """Return the rate at `step`.
 
@@ -245,6 +321,18 @@ class Warmup(Schedule):
             msg = "Warmup: the steps of an epoch are known only inside fit, for data with a length; give steps="
             raise ValueError(msg)
         return self.epochs * steps_per_epoch
+
+
+def _epoch(step: int, steps_per_epoch: int | None) -> int:
+    """Whole epochs before a step; every step is one where their length is not known."""
+    return step // max(steps_per_epoch or 1, 1)
+
+
+def _decayed(lr: float, gamma: float, times: int) -> float:
+    try:
+        return float(lr) * float(gamma) ** times
+    except OverflowError:
+        return math.inf
 
 
 def _anneal(start: float, end: float, part: float) -> float:

@@ -129,6 +129,9 @@ impl Tape<'_> {
         }
         let Some(seed) = self.total(*first)? else { return Ok(()) };
         let (inputs, name) = (&node.inputs, node.name.as_str());
+        if matches!(node.op, Op::CrossEntropy { .. }) && inputs[1..].iter().any(|&id| self.wants(id)) {
+            return Err(unsupported(node, "class weights have no gradient"));
+        }
         if let (Op::CrossEntropy { .. }, Seed::One) = (&node.op, seed) {
             self.add(inputs[0], Seed::Value(node.outputs[2]));
             return Ok(());
@@ -174,7 +177,7 @@ impl Tape<'_> {
                 self.reduce(*kind, axes, inputs[0], result, grad, name)
             }
             Op::Expand { mean: false } => self.unbroadcast(inputs[0], grad, name),
-            Op::Reshape { .. } => self.emit(inputs[0], Op::ReshapeLike, &[grad, inputs[0]], name),
+            Op::Reshape { .. } | Op::ReshapeLike => self.emit(inputs[0], Op::ReshapeLike, &[grad, inputs[0]], name),
             Op::Transpose { axes } => {
                 let mut inverse = vec![0; axes.len()];
                 for (to, &from) in axes.iter().enumerate() {
@@ -231,7 +234,6 @@ impl Tape<'_> {
             | Op::AvgPool2dBackward { .. }
             | Op::UnaryBackward(_)
             | Op::Expand { mean: true }
-            | Op::ReshapeLike
             | Op::SliceBackward { .. }
             | Op::ConcatPart { .. }
             | Op::AxisMapBackward { .. }

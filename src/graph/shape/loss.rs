@@ -33,7 +33,8 @@ pub(super) fn cross_entropy(operands: &[&ValueInfo]) -> Results {
             )));
         }
     }
-    Ok(vec![(vec![], DType::F32), (vec![], DType::F32), (logits.to_vec(), DType::F32)])
+    let scalar = (vec![], DType::F32);
+    Ok(vec![scalar.clone(), scalar.clone(), (logits.to_vec(), DType::F32), scalar])
 }
 
 pub(super) fn normalize(operand: &ValueInfo, means: usize, stds: usize) -> Results {

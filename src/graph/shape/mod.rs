@@ -150,7 +150,7 @@ fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
         }
         Op::BatchNormTrain { .. } => {
             arity(operands, 5..=5)?;
-            norm::batch_norm(operands, &["weight", "bias", "running_mean", "running_var"], 4)
+            norm::batch_norm_train(operands)
         }
         Op::BatchNormInfer { .. } => {
             arity(operands, 5..=5)?;

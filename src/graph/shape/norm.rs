@@ -40,6 +40,19 @@ pub(super) fn batch_norm(operands: &[&ValueInfo], names: &[&str], extra: usize) 
     Ok(results)
 }
 
+/// In training, a single value per channel would be normalized to zero whatever it is.
+pub(super) fn batch_norm_train(operands: &[&ValueInfo]) -> Results {
+    let results = batch_norm(operands, &["weight", "bias", "running_mean", "running_var"], 4)?;
+    let shape = &operands[0].shape;
+    if shape[..shape.len() - 1].iter().all(|&size| size == 1) {
+        return Err(Error::Value(format!(
+            "x expects more values to take statistics of in training, received one value per channel, {}",
+            shape_text(shape)
+        )));
+    }
+    Ok(results)
+}
+
 pub(super) fn batch_norm_backward(operands: &[&ValueInfo]) -> Results {
     equal(operands[0], &operands[1].shape, "grad_y", "x")?;
     floats(operands[0], "grad_y")?;

@@ -35,7 +35,7 @@ unsafe fn load_row<S: Simd>(p: *const f32, n: usize) -> S::V {
 /// # Safety
 /// `n` readable floats at `p`; the CPU has the level's features.
 #[inline(always)]
-pub(super) unsafe fn row_max<S: Simd>(p: *const f32, n: usize) -> f32 {
+pub(in crate::kernels) unsafe fn row_max<S: Simd>(p: *const f32, n: usize) -> f32 {
     // SAFETY: every access lies within `n` elements.
     unsafe {
         let mut best = S::splat(f32::NEG_INFINITY);
@@ -52,7 +52,7 @@ pub(super) unsafe fn row_max<S: Simd>(p: *const f32, n: usize) -> f32 {
 /// # Safety
 /// `n` floats at both addresses; the CPU has the level's features.
 #[inline(always)]
-pub(super) unsafe fn row_exp<S: Simd>(src: *const f32, max: f32, dst: *mut f32, n: usize) -> f32 {
+pub(in crate::kernels) unsafe fn row_exp<S: Simd>(src: *const f32, max: f32, dst: *mut f32, n: usize) -> f32 {
     // SAFETY: every access lies within `n` elements.
     unsafe {
         let (max, mut sum) = (S::splat(max), S::splat(0.0));

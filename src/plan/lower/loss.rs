@@ -1,8 +1,9 @@
 //! Softmax, cross-entropy, and the scaling of image bytes.
 
 use super::{FLOAT, Lowering};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Node, Scalar};
+use crate::kernels::cross_entropy::{CrossEntropy, CrossEntropyReduce, CrossEntropyTotals, Targets};
 use crate::kernels::{elementwise, softmax};
 use crate::tensor::{shape_text, volume};
 
@@ -21,22 +22,27 @@ impl Lowering<'_> {
         self.push_in_place(node, kernel, operands, shape_text(shape), Some((0, 2)));
     }
 
-    pub(super) fn cross_entropy(&mut self, node: &Node, smoothing: f32, ignore: Option<i64>) -> Result<()> {
-        if smoothing != 0.0 || ignore.is_some() || node.inputs.len() > 2 {
-            return Err(Error::Unsupported("this cross-entropy is not there yet".into()));
-        }
+    pub(super) fn cross_entropy(&mut self, node: &Node, smoothing: f32, ignore: Option<i64>) {
         let shape = self.shape(node.inputs[0]);
-        let rows = shape[0];
+        let (rows, classes) = (shape[0], shape[1]);
+        let targets = Targets { smoothing, ignore, weighted: node.inputs.len() > 2 };
+        let (loss, correct, diff, counted) = (node.outputs[0], node.outputs[1], node.outputs[2], node.outputs[3]);
+        let [logits, labels] = [0, 1].map(|index| self.buffer(node.inputs[index]));
+        let weights = node.inputs.get(2).map(|&weights| self.buffer(weights));
         let losses = self.temp(rows * size_of::<f64>());
         let hits = self.temp(rows * FLOAT);
-        let mut operands = self.buffers(&node.inputs);
-        operands.extend([losses, hits]);
-        operands.push(self.buffer(node.outputs[2]));
-        let kernel = softmax::CrossEntropy::new(self.options.isa, rows, shape[1]);
-        self.push(node, kernel, operands, shape_text(shape));
-        let operands = vec![losses, hits, self.buffer(node.outputs[0]), self.buffer(node.outputs[1])];
-        self.push(node, softmax::CrossEntropyReduce::new(rows), operands, shape_text(shape));
-        Ok(())
+        let totals = targets.totals().then(|| self.temp(2 * size_of::<f64>()));
+        if let Some(totals) = totals {
+            let operands = [labels, totals].into_iter().chain(weights).collect();
+            self.push(node, CrossEntropyTotals::new(rows, classes, targets), operands, shape_text(shape));
+        }
+        let operands = [logits, labels, losses, hits, self.buffer(diff)];
+        let operands = operands.into_iter().chain(totals).chain(weights).collect();
+        let kernel = CrossEntropy::new(self.options.isa, rows, classes, targets);
+        self.push_in_place(node, kernel, operands, shape_text(shape), Some((0, 4)));
+        let operands =
+            [losses, hits].into_iter().chain(self.buffers(&[loss, correct, counted])).chain(totals).collect();
+        self.push(node, CrossEntropyReduce::new(rows, totals.is_some()), operands, shape_text(shape));
     }
 
     pub(super) fn normalize(&mut self, node: &Node, mean: &[Scalar], std: &[Scalar]) -> Result<()> {

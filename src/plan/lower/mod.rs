@@ -11,6 +11,7 @@ mod norm;
 mod place;
 mod update;
 
+use super::tables::afford;
 use super::{Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
@@ -27,6 +28,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
     for node in pure.into_iter().chain(effects) {
         // A value of which only the shape is wanted is not computed.
         if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
+            afford(graph, node)?;
             lowering.node(node)?;
         }
     }
@@ -65,11 +67,10 @@ struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     fn new(graph: &'a Graph, outputs: &[ValueId], options: Options) -> Self {
-        let effects = graph.nodes().iter().filter(|node| node.op.has_effect());
-        let mut written: Vec<usize> = effects
-            .flat_map(|node| &node.inputs)
-            .filter_map(|&id| match graph.value(id).role {
-                Role::Parameter { slot } => Some(slot),
+        let operands = graph.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |of| (node, of)));
+        let mut written: Vec<usize> = operands
+            .filter_map(|(node, (index, &id))| match graph.value(id).role {
+                Role::Parameter { slot } if node.op.writes(index) => Some(slot),
                 _ => None,
             })
             .collect();
@@ -266,24 +267,24 @@ impl<'a> Lowering<'a> {
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
             Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
             Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get())?,
-            Op::BatchNormBackward => self.batch_norm_backward(node)?,
-            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get())?,
-            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get())?,
-            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups)?,
+            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
+            Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
+            Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
             Op::LocalResponseNorm { size, alpha, beta, k } => {
-                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()])?;
+                self.local_response_norm(node, *size, [alpha.get(), beta.get(), k.get()]);
             }
             Op::LocalResponseNormBackward { size, alpha, beta } => {
-                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()])?;
+                self.local_response_norm_backward(node, *size, [alpha.get(), beta.get()]);
             }
-            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream)?,
-            Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore)?,
+            Op::Dropout { p, unit, stream } => self.dropout(node, p.get(), *unit, *stream),
+            Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore),
             Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
-            Op::Update(optimizer) => self.update(node, *optimizer)?,
-            Op::Assign => self.assign(node)?,
-            Op::Blend => self.blend(node)?,
-            Op::Increment => self.increment(node)?,
+            Op::Update(optimizer) => self.update(node, *optimizer),
+            Op::Assign => self.assign(node),
+            Op::Blend => self.blend(node),
+            Op::Increment => self.increment(node),
         }
         Ok(())
     }

@@ -1,49 +1,238 @@
 //! Normalization and dropout.
 
-use super::Lowering;
-use crate::error::{Error, Result};
-use crate::graph::Node;
+use super::{FLOAT, Lowering};
 use crate::graph::op::DropoutUnit;
+use crate::graph::{Node, ValueId};
+use crate::kernels::norm::{
+    Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply, LongRowSlopes,
+    LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
+};
+use crate::kernels::{dropout, reduce};
+use crate::tensor::shape_text;
 
-impl Lowering<'_> {
-    pub(super) fn batch_norm_train(&mut self, _node: &Node, _eps: f32, _momentum: f32) -> Result<()> {
-        Err(later())
-    }
+const DOUBLE: usize = size_of::<f64>();
 
-    pub(super) fn batch_norm_backward(&mut self, _node: &Node) -> Result<()> {
-        Err(later())
-    }
+/// Fewer rows than these, if they are at least so long, are cut into stretches of columns.
+const FEW_ROWS: usize = 16;
+const LONG_ROW: usize = 16 << 10;
 
-    pub(super) fn batch_norm_infer(&mut self, _node: &Node, _eps: f32) -> Result<()> {
-        Err(later())
-    }
-
-    pub(super) fn group_norm(&mut self, _node: &Node, _groups: usize, _eps: f32) -> Result<()> {
-        Err(later())
-    }
-
-    pub(super) fn group_norm_backward(&mut self, _node: &Node, _groups: usize) -> Result<()> {
-        Err(later())
-    }
-
-    pub(super) fn local_response_norm(&mut self, _node: &Node, _size: usize, _numbers: [f32; 3]) -> Result<()> {
-        Err(later())
-    }
-
-    pub(super) fn local_response_norm_backward(
-        &mut self,
-        _node: &Node,
-        _size: usize,
-        _numbers: [f32; 2],
-    ) -> Result<()> {
-        Err(later())
-    }
-
-    pub(super) fn dropout(&mut self, _node: &Node, _p: f32, _unit: DropoutUnit, _stream: u64) -> Result<()> {
-        Err(later())
-    }
+/// How group normalization goes over its operand.
+enum Groups {
+    /// Pixels of channels, statistics per image and group.
+    Pixels(Segments),
+    /// No pixels: a row per image and group.
+    Rows { rows: usize, len: usize, long: bool },
 }
 
-fn later() -> Error {
-    Error::Unsupported("this normalization is not there yet".into())
+impl Lowering<'_> {
+    fn reads(&self, id: ValueId) -> bool {
+        self.read[id.0]
+    }
+
+    /// Statistics per channel over everything else.
+    fn per_channel(&self, x: ValueId) -> Segments {
+        let channels = self.channels(x);
+        Segments { segments: 1, rows: self.len(x) / channels, channels, bins: channels }
+    }
+
+    fn channels(&self, x: ValueId) -> usize {
+        self.shape(x).last().copied().unwrap_or(1)
+    }
+
+    fn groups(&self, x: ValueId, groups: usize) -> Groups {
+        let (images, channels) = (self.shape(x)[0], self.channels(x));
+        let pixels: usize = self.shape(x)[1..].iter().rev().skip(1).product();
+        if pixels != 1 {
+            return Groups::Pixels(Segments { segments: images, rows: pixels, channels, bins: groups });
+        }
+        let (rows, len) = (images * groups, channels / groups);
+        Groups::Rows { rows, len, long: (1..FEW_ROWS).contains(&rows) && len >= LONG_ROW }
+    }
+
+    /// Mean and deviation of `x`, and with a momentum the running values, into the results' buffers.
+    fn moments(&mut self, node: &Node, shape: Segments, eps: f32, running: Option<f32>) {
+        let (x, text) = (node.inputs[0], shape_text(self.shape(node.inputs[0])));
+        let kernel = Moments::new(self.options.isa, shape);
+        let partials = self.temp(kernel.partials() * DOUBLE);
+        let source = self.buffer(x);
+        self.push(node, kernel, vec![source, partials], text.clone());
+        let mut operands = vec![partials];
+        operands.extend(self.buffers(&node.outputs[1..3]));
+        if running.is_some() {
+            operands.extend(self.buffers(&node.inputs[3..5]));
+            operands.extend(self.buffers(&node.outputs[3..5]));
+        }
+        self.push(node, MomentsFinish::new(shape, eps, running), operands, text);
+    }
+
+    /// The gradients that somebody reads, from sums over the pixels.
+    fn sums(&mut self, node: &Node, shape: Segments) {
+        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
+        let (source, weights) = self.asked(node);
+        let kernel = GradientSums::new(isa, shape);
+        let partials = self.temp(kernel.partials() * DOUBLE);
+        self.push(node, kernel, vec![grad_y, x, mean, partials], text.clone());
+        let mut operands = vec![partials, weight, rstd];
+        let [slope, offset] = [0, 1].map(|_| self.temp(shape.statistics() * FLOAT));
+        if source {
+            operands.extend([slope, offset]);
+        }
+        if weights {
+            operands.extend(self.buffers(&node.outputs[1..]));
+        }
+        self.push(node, GradientSumsFinish::new(shape, source, weights), operands, text.clone());
+        if source {
+            let grad_x = self.buffer(node.outputs[0]);
+            let operands = vec![grad_y, x, weight, mean, rstd, slope, offset, grad_x];
+            self.push_in_place(node, Apply::new(isa, shape, true), operands, text, Some((0, 7)));
+        }
+    }
+
+    /// Whether the gradient of the operand is read, and whether those of weight or bias are.
+    fn asked(&self, node: &Node) -> (bool, bool) {
+        (self.reads(node.outputs[0]), node.outputs[1..].iter().any(|&id| self.reads(id)))
+    }
+
+    pub(super) fn batch_norm_train(&mut self, node: &Node, eps: f32, momentum: f32) {
+        let shape = self.per_channel(node.inputs[0]);
+        let running = node.outputs[3..].iter().any(|&id| self.reads(id));
+        self.moments(node, shape, eps, running.then_some(momentum));
+        if self.reads(node.outputs[0]) {
+            let mut operands = self.buffers(&node.inputs[..3]);
+            operands.extend(self.buffers(&[node.outputs[1], node.outputs[2], node.outputs[0]]));
+            let text = shape_text(self.shape(node.inputs[0]));
+            self.push_in_place(node, Apply::new(self.options.isa, shape, false), operands, text, Some((0, 5)));
+        }
+    }
+
+    pub(super) fn batch_norm_backward(&mut self, node: &Node) {
+        self.sums(node, self.per_channel(node.inputs[1]));
+    }
+
+    pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {
+        let shape = self.per_channel(node.inputs[0]);
+        let [x, weight, bias, mean, variance] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
+        let rstd = self.temp(shape.channels * FLOAT);
+        let text = shape_text(self.shape(node.inputs[0]));
+        self.push(node, ReciprocalDeviation::new(shape.channels, eps), vec![variance, rstd], text.clone());
+        let operands = vec![x, weight, bias, mean, rstd, self.buffer(node.outputs[0])];
+        self.push_in_place(node, Apply::new(self.options.isa, shape, false), operands, text, Some((0, 5)));
+    }
+
+    pub(super) fn group_norm(&mut self, node: &Node, groups: usize, eps: f32) {
+        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[0])));
+        let layout = self.groups(node.inputs[0], groups);
+        if let Groups::Rows { rows, len, long: false } = layout {
+            let mut operands = self.buffers(&node.inputs);
+            operands.extend(self.buffers(&node.outputs));
+            self.push_in_place(node, RowNorm::new(isa, rows, len, groups, eps), operands, text, Some((0, 3)));
+            return;
+        }
+        match layout {
+            Groups::Pixels(shape) => self.moments(node, shape, eps, None),
+            // Every number is a pixel of a segment of its own row.
+            Groups::Rows { rows, len, .. } => {
+                self.moments(node, Segments { segments: rows, rows: len, channels: 1, bins: 1 }, eps, None);
+            }
+        }
+        let mut operands = self.buffers(&node.inputs);
+        operands.extend(self.buffers(&[node.outputs[1], node.outputs[2], node.outputs[0]]));
+        match layout {
+            Groups::Pixels(shape) => {
+                self.push_in_place(node, Apply::new(isa, shape, false), operands, text, Some((0, 5)));
+            }
+            Groups::Rows { rows, len, .. } => {
+                let kernel = LongRowApply::new(isa, rows, len, groups, false);
+                self.push_in_place(node, kernel, operands, text, Some((0, 5)));
+            }
+        }
+    }
+
+    pub(super) fn group_norm_backward(&mut self, node: &Node, groups: usize) {
+        match self.groups(node.inputs[1], groups) {
+            Groups::Pixels(shape) => self.sums(node, shape),
+            Groups::Rows { rows, len, long: false } => self.rows_backward(node, rows, len, groups),
+            Groups::Rows { rows, len, long: true } => self.long_rows_backward(node, rows, len, groups),
+        }
+    }
+
+    fn rows_backward(&mut self, node: &Node, rows: usize, len: usize, groups: usize) {
+        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let (source, weights) = self.asked(node);
+        let kernel = RowNormBackward::new(isa, rows, len, groups, source, weights);
+        let (parts, channels) = (kernel.parts(), groups * len);
+        let mut operands = self.buffers(&node.inputs);
+        let in_place = source.then_some((0, 5));
+        if source {
+            operands.push(self.buffer(node.outputs[0]));
+        }
+        let mut sums = Vec::new();
+        if weights {
+            for &result in &node.outputs[1..] {
+                let result = self.buffer(result);
+                let partials = if parts == 1 { result } else { self.temp(parts * channels * FLOAT) };
+                operands.push(partials);
+                sums.push([partials, result]);
+            }
+        }
+        self.push_in_place(node, kernel, operands, text.clone(), in_place);
+        if parts > 1 {
+            for pair in sums {
+                self.push(node, reduce::Reduce::sum_of_parts(isa, parts, channels), pair.to_vec(), text.clone());
+            }
+        }
+    }
+
+    fn long_rows_backward(&mut self, node: &Node, rows: usize, len: usize, groups: usize) {
+        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let (source, weights) = self.asked(node);
+        let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
+        let kernel = LongRowSums::new(isa, rows, len, groups, weights);
+        let parts = kernel.parts();
+        let partials = self.temp(2 * parts * rows * DOUBLE);
+        let mut operands = vec![grad_y, x, weight, mean, rstd, partials];
+        if weights {
+            operands.extend(self.buffers(&node.outputs[1..]));
+        }
+        self.push(node, kernel, operands, text.clone());
+        if source {
+            let [slope, offset] = [0, 1].map(|_| self.temp(rows * FLOAT));
+            let kernel = LongRowSlopes::new(rows, len, parts);
+            self.push(node, kernel, vec![partials, rstd, slope, offset], text.clone());
+            let operands = vec![grad_y, x, weight, mean, rstd, slope, offset, self.buffer(node.outputs[0])];
+            self.push_in_place(node, LongRowApply::new(isa, rows, len, groups, true), operands, text, Some((0, 7)));
+        }
+    }
+
+    pub(super) fn local_response_norm(&mut self, node: &Node, size: usize, numbers: [f32; 3]) {
+        let x = node.inputs[0];
+        let channels = self.channels(x);
+        let scale = self.reads(node.outputs[1]);
+        let kernel = LocalResponseNorm::new(self.options.isa, self.len(x) / channels, channels, size, numbers, scale);
+        let operands = self.buffers(&[&[x], &node.outputs[..if scale { 2 } else { 1 }]].concat());
+        self.push_in_place(node, kernel, operands, shape_text(self.shape(x)), Some((0, 1)));
+    }
+
+    pub(super) fn local_response_norm_backward(&mut self, node: &Node, size: usize, numbers: [f32; 2]) {
+        let x = node.inputs[1];
+        let channels = self.channels(x);
+        let kernel = LocalResponseNormBackward::new(self.options.isa, self.len(x) / channels, channels, size, numbers);
+        let operands = self.buffers(&[&node.inputs[..], &node.outputs].concat());
+        self.push_in_place(node, kernel, operands, shape_text(self.shape(x)), Some((0, 4)));
+    }
+
+    pub(super) fn dropout(&mut self, node: &Node, p: f32, unit: DropoutUnit, stream: u64) {
+        let x = self.shape(node.inputs[0]);
+        let channels = if x.len() > 1 { x[x.len() - 1] } else { 1 };
+        let pixels = if x.len() > 2 { x[1..x.len() - 1].iter().product() } else { 1 };
+        let unit = match unit {
+            DropoutUnit::Element => dropout::Unit::Element,
+            DropoutUnit::Channel => dropout::Unit::Channel,
+            DropoutUnit::Sample => dropout::Unit::Sample,
+        };
+        let kernel = dropout::Dropout::new(self.options.isa, [x[0], pixels, channels], p, unit, stream);
+        let operands = self.buffers(&[node.inputs[0], node.inputs[1], node.outputs[0]]);
+        self.push_in_place(node, kernel, operands, shape_text(x), Some((0, 2)));
+    }
 }

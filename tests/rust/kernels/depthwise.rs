@@ -246,16 +246,26 @@ fn channels_are_repeated_and_summed() {
 
 #[test]
 fn the_rule_takes_depthwise_convolutions_alone() {
-    let refused = |ic, oc, groups| {
-        let geometry = Geometry::new(1, [8, 8], ic, oc, groups, square(3, 1, 1)).unwrap();
-        refusal(Isa::Portable, &geometry)
+    let refused = |isa, size, ic, oc, groups| {
+        refusal(isa, &Geometry::new(1, [size, size], ic, oc, groups, square(3, 1, 1)).unwrap())
     };
-    assert_eq!(refused(32, 32, 32), None);
-    assert_eq!(refused(32, 64, 32), None);
-    assert_eq!(refused(2, 2, 2), None);
-    assert_eq!(refused(1, 1, 1).unwrap(), "one group");
-    assert_eq!(refused(32, 32, 16).unwrap(), "groups do not equal channels");
-    assert!(refused(2, 64, 2).unwrap().contains("32 output channels per channel"));
+    for isa in Isa::ALL {
+        for (ic, oc) in [(32, 32), (5, 5), (32, 64), (2, 64)] {
+            assert_eq!(refused(isa, 8, ic, oc, ic), None);
+        }
+        assert_eq!(refused(isa, 8, 1, 1, 1).unwrap(), "one group");
+        assert_eq!(refused(isa, 8, 1, 8, 1).unwrap(), "one group");
+        assert_eq!(refused(isa, 8, 32, 32, 16).unwrap(), "groups do not equal channels");
+        assert_eq!(refused(isa, 8, 4, 4, 4), (isa == Isa::Portable).then(|| "fewer than 5 channels".to_owned()));
+        assert!(refused(isa, 2048, 16, 32, 16).unwrap().contains("would take 536870912 bytes"));
+        assert_eq!(refused(isa, 2048, 16, 16, 16), None);
+    }
+}
+
+#[test]
+fn images_larger_than_a_cache_are_exact() {
+    Case::new(1, [260, 258], 32, window([1, 2], [1, 1], [1, 1], [[0, 0], [0, 0]])).check();
+    Case::new(1, [361, 363], 32, window([2, 1], [2, 2], [1, 1], [[1, 0], [0, 0]])).check();
 }
 
 fn axis() -> impl Strategy<Value = (usize, usize, usize, [usize; 2], usize)> {

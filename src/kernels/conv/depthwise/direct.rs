@@ -27,7 +27,14 @@ struct Direct {
     w: Vec<Positions>,
     units: Units,
     tasks: usize,
+    /// Floats ahead that memory is asked for, or 0.
+    ahead: usize,
 }
+
+/// Source and result together beyond so many bytes come from memory, not from a cache.
+const FAR: usize = 16 << 20;
+/// Then what so many floats further on will need is asked for in time.
+const AHEAD: usize = 2048;
 
 impl Direct {
     fn new(isa: Isa, geometry: Geometry, axes: [Vec<Axis>; 2], src_size: [usize; 2], dst_size: [usize; 2]) -> Self {
@@ -40,7 +47,9 @@ impl Direct {
         let work = (channels * geometry.taps()).div_ceil(h.len().max(1) * w.len().max(1));
         let units = Units::new(geometry.n * dst_size[0], dst_size[1], work);
         let tasks = units.tasks(work);
-        Self { isa, geometry, channels, src_size, dst_size, h, w, units, tasks }
+        let pixels = geometry.n * (src_size[0] * src_size[1] + dst_size[0] * dst_size[1]);
+        let ahead = if pixels.saturating_mul(channels * size_of::<f32>()) > FAR { AHEAD } else { 0 };
+        Self { isa, geometry, channels, src_size, dst_size, h, w, units, tasks, ahead }
     }
 
     /// # Safety
@@ -58,6 +67,8 @@ impl Direct {
         let common = Tile {
             src: std::ptr::null(),
             src_pitch: 0,
+            dense: false,
+            ahead: self.ahead,
             rows: &[],
             columns: &[],
             weights: weights.at(0, self.geometry.taps() * channels),
@@ -86,6 +97,7 @@ impl Direct {
                         src_pitch: w.source_step() * channels,
                         rows,
                         columns,
+                        dense: w.is_dense(),
                         dst: dst.at((dst_line + w.result(positions.start)) * channels, span),
                         dst_pitch: pitch,
                         ..common

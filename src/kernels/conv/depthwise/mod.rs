@@ -25,7 +25,14 @@ pub use repeat::{Repeat, SumRepeated};
 use super::Geometry;
 use crate::simd::Isa;
 
+/// Channels below which the portable level, whose partial vectors are loops, is faster group by group.
+const FEW: usize = 5;
+/// Most bytes of a source whose channels are repeated.
+const REPEATED: usize = 256 << 20;
+
 /// Why the depthwise kernels are not the ones for a geometry, or nothing if they are: a pure rule in shape and ISA.
+///
+/// Measured: on AVX2 and AVX-512 they are ahead from two channels on, with any number of output channels per channel.
 pub fn refusal(isa: Isa, geometry: &Geometry) -> Option<String> {
     let Geometry { ic, oc, groups, .. } = *geometry;
     if groups == 1 {
@@ -34,14 +41,12 @@ pub fn refusal(isa: Isa, geometry: &Geometry) -> Option<String> {
     if groups != ic {
         return Some("groups do not equal channels".to_owned());
     }
-    let multiplier = oc / ic;
-    if multiplier > most_repeated(isa) {
-        return Some(format!("{multiplier} output channels per channel fill vectors by themselves"));
+    if isa == Isa::Portable && oc < FEW {
+        return Some(format!("fewer than {FEW} channels"));
+    }
+    let bytes = geometry.src_len().saturating_mul(oc / ic).saturating_mul(size_of::<f32>());
+    if oc > ic && bytes > REPEATED {
+        return Some(format!("a source with repeated channels would take {bytes} bytes"));
     }
     None
-}
-
-/// Most output channels per input channel.
-fn most_repeated(isa: Isa) -> usize {
-    isa.lanes() / 2
 }

@@ -17,6 +17,7 @@ pub struct Positions {
     axis: Axis,
     taps: Vec<Tap>,
     inside: Range<usize>,
+    dense: bool,
 }
 
 impl Positions {
@@ -36,7 +37,8 @@ impl Positions {
             }
             _ => 0..axis.count,
         };
-        Self { taps: taps.collect(), inside, axis }
+        let dense = axis.offsets.windows(2).all(|pair| pair[1] - pair[0] == step);
+        Self { taps: taps.collect(), inside, dense, axis }
     }
 
     /// All taps.
@@ -69,6 +71,11 @@ impl Positions {
     pub fn among(&self, results: &Range<usize>) -> Range<usize> {
         let index = |at: usize| at.saturating_sub(self.axis.dst_start).div_ceil(self.axis.dst_step);
         index(results.start)..index(results.end).min(self.axis.count)
+    }
+
+    /// Whether neighbouring positions and neighbouring taps are as far from each other.
+    pub fn is_dense(&self) -> bool {
+        self.dense
     }
 
     /// Position `i` along the whole axis.

@@ -6,12 +6,14 @@ use crate::simd::{Isa, Simd};
 
 /// Vectors of channels side by side.
 const NV: usize = 2;
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// Result pixels of a full tile, so that accumulators and weights stay in registers.
 pub fn tile_pixels(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 8,
-        Isa::Avx2 => 6,
+        Isa::Avx2 => 4,
         Isa::Portable => 2,
     }
 }
@@ -36,6 +38,10 @@ pub struct Tile<'a> {
     pub rows: &'a [Tap],
     /// Kernel columns.
     pub columns: &'a [Tap],
+    /// Whether neighbouring pixels and neighbouring columns are as far from each other.
+    pub dense: bool,
+    /// Floats ahead of the last row and of the results that memory is asked for, or 0.
+    pub ahead: usize,
     /// All weights.
     pub weights: *const f32,
     /// One value per channel, or null.
@@ -62,20 +68,23 @@ unsafe fn strip<S: Simd, const PX: usize, const V: usize, const FULL: bool>(tile
         for row in tile.rows {
             let src = tile.src.wrapping_offset(row.source).wrapping_add(k);
             let weights = tile.weights.wrapping_add(row.weight + k);
-            for column in tile.columns {
-                let src = src.wrapping_offset(column.source);
-                let weights = weights.wrapping_add(column.weight);
-                let mut w = [S::splat(0.0); V];
-                for v in 0..V {
-                    w[v] = load::<S, FULL>(weights.wrapping_add(v * S::LANES), lanes);
+            let mut columns = tile.columns;
+            if tile.dense {
+                while let [a, b, c, rest @ ..] = columns {
+                    taps::<S, PX, V, 3, FULL>(&mut sums, tile, src, weights, [*a, *b, *c], lanes);
+                    columns = rest;
                 }
-                for i in 0..PX {
-                    for v in 0..V {
-                        let x = load::<S, FULL>(src.wrapping_add(i * tile.src_pitch + v * S::LANES), lanes);
-                        sums[i][v] = S::fma(x, w[v], sums[i][v]);
-                    }
+                if let [a, b] = columns {
+                    taps::<S, PX, V, 2, FULL>(&mut sums, tile, src, weights, [*a, *b], lanes);
+                    columns = &[];
                 }
             }
+            for &column in columns {
+                taps::<S, PX, V, 1, FULL>(&mut sums, tile, src, weights, [column], lanes);
+            }
+        }
+        if tile.ahead > 0 {
+            prefetch::<S, PX, V>(tile, k);
         }
         for v in 0..V {
             let bias = if tile.bias.is_null() {
@@ -89,6 +98,62 @@ unsafe fn strip<S: Simd, const PX: usize, const V: usize, const FULL: bool>(tile
                     sum = S::max(S::splat(0.0), sum);
                 }
                 store::<S, FULL>(tile.dst.wrapping_add(i * tile.dst_pitch + k + v * S::LANES), sum, lanes);
+            }
+        }
+    }
+}
+
+/// Adds the products of `T` neighbouring taps; what several pixels read is loaded once.
+///
+/// # Safety
+/// As [`strip`]; with several taps, the tile is dense.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn taps<S: Simd, const PX: usize, const V: usize, const T: usize, const FULL: bool>(
+    sums: &mut [[S::V; V]; PX],
+    tile: &Tile<'_>,
+    src: *const f32,
+    weights: *const f32,
+    columns: [Tap; T],
+    lanes: usize,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let src = src.wrapping_offset(columns[0].source);
+        let mut w = [[S::splat(0.0); V]; T];
+        for t in 0..T {
+            for v in 0..V {
+                w[t][v] = load::<S, FULL>(weights.wrapping_add(columns[t].weight + v * S::LANES), lanes);
+            }
+        }
+        for j in 0..PX + T - 1 {
+            for v in 0..V {
+                let x = load::<S, FULL>(src.wrapping_add(j * tile.src_pitch + v * S::LANES), lanes);
+                for t in 0..T {
+                    if t <= j && j < PX + t {
+                        sums[j - t][v] = S::fma(x, w[t][v], sums[j - t][v]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks for what a later tile will read and write, which the processor does not foresee.
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+unsafe fn prefetch<S: Simd, const PX: usize, const V: usize>(tile: &Tile<'_>, k: usize) {
+    let (Some(row), Some(column)) = (tile.rows.last(), tile.columns.first()) else { return };
+    let src = tile.src.wrapping_offset(row.source + column.source).wrapping_add(k + tile.ahead);
+    let dst = tile.dst.wrapping_add(k + tile.ahead);
+    for i in 0..PX {
+        for v in (0..V * S::LANES).step_by(LINE) {
+            // SAFETY: a hint that may name any address.
+            unsafe {
+                S::prefetch(src.wrapping_add(i * tile.src_pitch + v));
+                S::prefetch(dst.wrapping_add(i * tile.dst_pitch + v));
             }
         }
     }

@@ -1,0 +1,297 @@
+//! Means and variances.
+
+use super::{BLOCK, Cut, Lines, SIDE, Segments};
+use crate::kernels::Kernel;
+use crate::kernels::elementwise::{Chunks, load_first};
+use crate::simd::{Isa, Simd, dispatch::multiversion};
+use crate::tensor::Args;
+
+/// Mean and sum of squared deviations of every bin over each part of the rows. Operands: `src` (floats), `partials`
+/// (doubles: per segment and part `bins` means, then `bins` sums), which [`MomentsFinish`] merges.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    isa: Isa,
+    cut: Cut,
+    lines: Lines,
+}
+
+impl Moments {
+    /// Statistics of `shape`.
+    pub fn new(isa: Isa, shape: Segments) -> Self {
+        let cut = Cut::new(shape);
+        let lines = if cut.bands > 1 { Lines { group: 1, wide: cut.band } } else { Lines::new(isa, shape.channels) };
+        Self { isa, cut, lines }
+    }
+
+    /// Doubles of `partials`: a function of the shape alone.
+    pub fn partials(&self) -> usize {
+        self.cut.parts * 2 * self.cut.shape.statistics()
+    }
+}
+
+/// The mean and squared deviations of `before` rows per column become those of `before + rows`, given the sums of
+/// `x − pivot` and `(x − pivot)²` over the new ones.
+#[inline(always)]
+fn merge(mean: &mut [f64], m2: &mut [f64], before: usize, rows: usize, pivot: &[f32], s1: &[f32], s2: &[f32]) {
+    let share = 1.0 / rows as f64;
+    let (weight, cross) = {
+        let total = (before + rows) as f64;
+        (rows as f64 / total, before as f64 * rows as f64 / total)
+    };
+    for j in 0..mean.len() {
+        let sum = f64::from(s1[j]);
+        let shift = sum * share;
+        let own = f64::from(s2[j]) - sum * shift;
+        // Rounding may take an empty spread below zero; NaN stays.
+        let own = if own < 0.0 { 0.0 } else { own };
+        let delta = f64::from(pivot[j]) + shift - mean[j];
+        mean[j] += delta * weight;
+        m2[j] += own + delta * delta * cross;
+    }
+}
+
+/// [`merge`] for the rows at `src`, `V` vectors wide. The pivot is the mean of the rows before, or of these rows if
+/// there are none before; so what cancels in the sums is never larger than what the merge adds.
+///
+/// # Safety
+/// `rows ≥ 1` rows of `mean.len()` floats, `pitch` apart, which are `V` vectors, the last with `lanes` lanes.
+#[inline(always)]
+unsafe fn block<S: Simd, const V: usize>(
+    src: *const f32,
+    rows: usize,
+    pitch: usize,
+    lanes: usize,
+    before: usize,
+    mean: &mut [f64],
+    m2: &mut [f64],
+) {
+    let (mut pivots, mut s1, mut s2) = ([0.0f32; SIDE], [0.0f32; SIDE], [0.0f32; SIDE]);
+    // SAFETY: every load lies within a row; the arrays hold four vectors.
+    unsafe {
+        let width = |v: usize| if v + 1 == V { lanes } else { S::LANES };
+        let mut pivot = [S::splat(0.0); V];
+        if before == 0 {
+            // From differences, so that equal numbers have a spread of exactly zero.
+            let (mut first, mut sums) = ([S::splat(0.0); V], [S::splat(0.0); V]);
+            for (v, first) in first.iter_mut().enumerate() {
+                *first = load_first::<S>(src.add(v * S::LANES), width(v));
+            }
+            for row in 1..rows {
+                for v in 0..V {
+                    let x = load_first::<S>(src.add(row * pitch + v * S::LANES), width(v));
+                    sums[v] = S::add(sums[v], S::sub(x, first[v]));
+                }
+            }
+            let share = S::splat(1.0 / rows as f32);
+            for v in 0..V {
+                pivot[v] = S::fma(sums[v], share, first[v]);
+                S::store(pivots.as_mut_ptr().add(v * S::LANES), pivot[v]);
+            }
+        } else {
+            for (pivot, mean) in pivots.iter_mut().zip(mean.iter()) {
+                *pivot = *mean as f32;
+            }
+            for (v, pivot) in pivot.iter_mut().enumerate() {
+                *pivot = S::load(pivots.as_ptr().add(v * S::LANES));
+            }
+        }
+        let (mut sums, mut squares) = ([S::splat(0.0); V], [S::splat(0.0); V]);
+        for row in 0..rows {
+            for v in 0..V {
+                let x = load_first::<S>(src.add(row * pitch + v * S::LANES), width(v));
+                let d = S::sub(x, pivot[v]);
+                sums[v] = S::add(sums[v], d);
+                squares[v] = S::fma(d, d, squares[v]);
+            }
+        }
+        for v in 0..V {
+            S::store(s1.as_mut_ptr().add(v * S::LANES), sums[v]);
+            S::store(s2.as_mut_ptr().add(v * S::LANES), squares[v]);
+        }
+    }
+    merge(mean, m2, before, rows, &pivots, &s1, &s2);
+}
+
+/// # Safety
+/// `rows` rows of `width` floats at `src`, `stride` apart, equal to `width` if `group > 1`; `width / per` doubles at
+/// both results; `2 · group · width` doubles at `scratch`.
+#[inline(always)]
+unsafe fn moments_body<S: Simd>(
+    src: *const f32,
+    rows: usize,
+    stride: usize,
+    width: usize,
+    group: usize,
+    per: usize,
+    out_mean: *mut f64,
+    out_m2: *mut f64,
+    scratch: *mut f64,
+) {
+    let (wide, lines, tail) = (group * width, rows / group, rows % group * width);
+    // SAFETY: the caller's word; the scratch is this task's own. Grouped rows are neighbours in memory, so a line and
+    // the incomplete one behind the last are contiguous.
+    unsafe {
+        let scratch = std::slice::from_raw_parts_mut(scratch, 2 * wide);
+        scratch.fill(0.0);
+        let (mean, m2) = scratch.split_at_mut(wide);
+        for top in (0..lines).step_by(BLOCK) {
+            let count = BLOCK.min(lines - top);
+            let src = src.add(top * group * stride);
+            let mut i = 0;
+            while i + 4 * S::LANES <= wide {
+                let columns = i..i + 4 * S::LANES;
+                let (mean, m2) = (&mut mean[columns.clone()], &mut m2[columns]);
+                block::<S, 4>(src.add(i), count, group * stride, S::LANES, top, mean, m2);
+                i += 4 * S::LANES;
+            }
+            while i < wide {
+                let lanes = S::LANES.min(wide - i);
+                let (mean, m2) = (&mut mean[i..i + lanes], &mut m2[i..i + lanes]);
+                block::<S, 1>(src.add(i), count, group * stride, lanes, top, mean, m2);
+                i += lanes;
+            }
+        }
+        let rest = src.add(lines * group * stride);
+        let before = lines as f64;
+        for j in 0..tail {
+            let delta = f64::from(rest.add(j).read_unaligned()) - mean[j];
+            mean[j] += delta / (before + 1.0);
+            m2[j] += delta * delta * before / (before + 1.0);
+        }
+
+        // The columns of a bin have `lines` rows, one more in the first `tail` columns.
+        let count = |j: usize| before + if j < tail { 1.0 } else { 0.0 };
+        let total = (rows * per) as f64;
+        for bin in 0..width / per {
+            if wide == width && per == 1 {
+                out_mean.add(bin).write_unaligned(mean[bin]);
+                out_m2.add(bin).write_unaligned(m2[bin]);
+                continue;
+            }
+            let (mut sum, mut spread) = (0.0, 0.0);
+            for j in (0..group).flat_map(|row| row * width + bin * per..row * width + (bin + 1) * per) {
+                sum += count(j) * mean[j];
+            }
+            let centre = if rows == 0 { 0.0 } else { sum / total };
+            for j in (0..group).flat_map(|row| row * width + bin * per..row * width + (bin + 1) * per) {
+                let delta = mean[j] - centre;
+                spread += m2[j] + count(j) * delta * delta;
+            }
+            out_mean.add(bin).write_unaligned(centre);
+            out_m2.add(bin).write_unaligned(spread);
+        }
+    }
+}
+
+multiversion! {
+    fn moments(
+        src: *const f32, rows: usize, stride: usize, width: usize, group: usize, per: usize,
+        out_mean: *mut f64, out_m2: *mut f64, scratch: *mut f64,
+    ) = moments_body;
+}
+
+impl Kernel for Moments {
+    fn name(&self) -> String {
+        format!("moments_{}", self.isa.name())
+    }
+
+    fn tasks(&self) -> usize {
+        self.cut.tasks()
+    }
+
+    fn scratch(&self) -> usize {
+        2 * self.lines.wide * size_of::<f64>()
+    }
+
+    fn flops(&self) -> u64 {
+        4 * self.cut.shape.len() as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let Segments { rows, channels, bins, .. } = self.cut.shape;
+        let (segment, part, column) = self.cut.place(task);
+        let (first, last) = self.cut.rows(part);
+        let (width, per) = (self.cut.band.min(channels - column), channels / bins);
+        let src = args.src::<f32>(0).at((segment * rows + first) * channels, (last - first) * channels);
+        let src = src.wrapping_add(column);
+        let start = (segment * self.cut.parts + part) * 2 * bins + column / per;
+        let mean = args.dst::<f64>(1).at(start, width / per);
+        let m2 = args.dst::<f64>(1).at(start + bins, width / per);
+        let group = self.lines.group;
+        // SAFETY: the rows lie in `src`; these statistics belong to this task; the scratch has two doubles per column.
+        unsafe { moments(self.isa, src, last - first, channels, width, group, per, mean, m2, scratch.cast()) };
+    }
+}
+
+/// Merges the parts in order. Operands: `partials` (of [`Moments`]), `mean`, `rstd` = 1/√(variance + eps) with the
+/// biased variance (a float per statistic each), and with a momentum `running_mean`, `running_var` (read), and their
+/// successors (written, a float per statistic each), to which the unbiased variance is added with that weight.
+///
+/// Of no numbers: mean and variance are zero and the running values stay.
+#[derive(Debug, Clone)]
+pub struct MomentsFinish {
+    cut: Cut,
+    eps: f32,
+    momentum: Option<f32>,
+    chunks: Chunks,
+}
+
+impl MomentsFinish {
+    /// The end of [`Moments`] over `shape`; a momentum also makes new running values.
+    pub fn new(shape: Segments, eps: f32, momentum: Option<f32>) -> Self {
+        let cut = Cut::new(shape);
+        Self { cut, eps, momentum, chunks: Chunks::new(shape.statistics(), 8 * cut.parts) }
+    }
+}
+
+impl Kernel for MomentsFinish {
+    fn name(&self) -> String {
+        "moments_finish".to_owned()
+    }
+
+    fn tasks(&self) -> usize {
+        self.chunks.tasks()
+    }
+
+    fn flops(&self) -> u64 {
+        (10 * self.cut.parts * self.chunks.tasks()) as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let (bins, parts) = (self.cut.shape.bins, self.cut.parts);
+        let partials = args.src::<f64>(0);
+        let total = self.cut.shape.count() as f64;
+        let share = |part: usize| {
+            let (first, last) = self.cut.rows(part);
+            ((last - first) * self.cut.shape.per_bin()) as f64
+        };
+        for statistic in self.chunks.range(task) {
+            let (segment, bin) = (statistic / bins, statistic % bins);
+            let at = |part: usize| (segment * parts + part) * 2 * bins + bin;
+            // SAFETY: `partials` holds every part's statistics; each result has an element for this statistic, which
+            // belongs to this task.
+            unsafe {
+                let (mut sum, mut m2) = (0.0, 0.0);
+                for part in 0..parts {
+                    sum += share(part) * partials.get(at(part));
+                }
+                let mean = if total > 0.0 { sum / total } else { 0.0 };
+                for part in 0..parts {
+                    let delta = partials.get(at(part)) - mean;
+                    m2 += partials.get(at(part) + bins) + share(part) * delta * delta;
+                }
+                let variance = if total > 0.0 { m2 / total } else { 0.0 };
+                args.dst::<f32>(1).set(statistic, mean as f32);
+                args.dst::<f32>(2).set(statistic, (1.0 / (variance + f64::from(self.eps)).sqrt()) as f32);
+                let Some(momentum) = self.momentum else { continue };
+                let old = [3, 4].map(|index| f64::from(args.src::<f32>(index).get(statistic)));
+                let step = if total > 0.0 { f64::from(momentum) } else { 0.0 };
+                let seen = [mean, if total > 0.0 { m2 / (total - 1.0) } else { 0.0 }];
+                for i in 0..2 {
+                    let new = if step > 0.0 { (1.0 - step) * old[i] + step * seen[i] } else { old[i] };
+                    args.dst::<f32>(5 + i).set(statistic, new as f32);
+                }
+            }
+        }
+    }
+}
