@@ -218,7 +218,7 @@ def test_operators() -> None:
         lambda v: v**2,
         lambda v: v + None,
         lambda v: "a" * v,
-        lambda v: v + [1.0],
+        lambda v: [1.0] * v,
         lambda v: v + True,
         lambda v: v % 2,
         lambda v: v // 2,

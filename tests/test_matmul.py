@@ -159,5 +159,5 @@ def test_shapes_that_do_not_fit(a: tuple[int, ...], b: tuple[int, ...], text: st
 
 def test_types() -> None:
     for call in (lambda: F.matmul(real(2, 2), 3.0), lambda: F.matmul([[1.0]], real(1, 1))):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="^matmul: [ab] must be a float32 NumPy array"):
+        with pytest.raises(TypeError, match=r"^matmul: [ab] must be a float32 NumPy array"):
             call()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from cnnrs import graph
+from cnnrs._batch_size import BatchSize
 from cnnrs._core import ShapeError
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ def number(value: object, name: str, op: str, low: float = -math.inf, high: floa
         message = f"{graph.label(op)}: {name} must be {limits}, got {show(value)}"
         raise ValueError(message)
     return result
+
+
+def sizes(x: Any) -> tuple[int, ...]:
+    """Return the shape as numbers for a check alone; another batch size is checked when it is planned."""
+    return tuple(size.peek() if isinstance(size, BatchSize) else size for size in x.shape)
 
 
 def axes(axis: object, ndim: int, op: str) -> list[int]:

@@ -80,7 +80,7 @@ def prelu(x: Tensor, weight: AnyTensor) -> Tensor:
     """
     op = "prelu"
     x, weight = _args.check_array(x, op), _args.check_array(weight, op, "weight", 1)
-    if x.ndim == 0 or weight.shape[0] not in (1, x.shape[-1]):
+    if x.ndim == 0 or weight.shape[0] not in (1, _args.sizes(x)[-1]):
         message = f"{graph.label(op)}: weight must have shape (1,) or (C,) for x {x.shape}, got shape {weight.shape}"
         raise ShapeError(message)
     return cast("Tensor", add(relu(x), mul(weight, clip(x, high=0.0))))
