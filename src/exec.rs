@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
 use crate::error::{Error, Result};
+use crate::faults;
 use crate::guards;
 use crate::kernels::Kernel;
 use crate::parallel::{Member, region};
 use crate::plan::{Place, Plan};
 use crate::simd::float_mode::FlushDenormals;
+use crate::sync::fork;
 use crate::tensor::{Args, GUARD, Slot};
 
 /// The memory of one run that is not the arena's, by number as the plan counts it.
@@ -33,6 +35,53 @@ pub struct Externals<'a> {
 /// How often the calling thread looks for an interrupt.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(20);
 
+/// Why a run did not go to its end.
+#[derive(Debug)]
+pub struct Stopped {
+    /// What the caller is told.
+    pub error: Error,
+    /// Whether stored tensors may have been written.
+    pub wrote: bool,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self { error, wrote: false }
+    }
+}
+
+/// Asks the caller now and then, on its own thread, whether it wants to stop.
+struct Watch<'a> {
+    interrupted: &'a (dyn Fn() -> bool + Sync),
+    last: Instant,
+    process: u32,
+}
+
+impl<'a> Watch<'a> {
+    fn new(interrupted: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        Self { interrupted, last: Instant::now(), process: fork::generation() }
+    }
+
+    /// True if the run is to be given up. The caller's code runs in the caller's floating-point mode; it may fork.
+    fn stop(&mut self, flush: &FlushDenormals) -> bool {
+        if self.last.elapsed() < INTERRUPT_PERIOD {
+            return false;
+        }
+        self.last = Instant::now();
+        flush.lifted(self.interrupted) || fork::generation() != self.process
+    }
+}
+
+/// What the caller of a run that was given up is told; `process` is the one it began in.
+fn given_up(process: u32) -> Error {
+    if fork::generation() == process {
+        return Error::Interrupted;
+    }
+    Error::State(
+        "the process was forked inside this call (from a signal handler): the child cannot go on with it".into(),
+    )
+}
+
 /// Runs `plan` on a team of at most `threads`. `interrupted` is asked on the calling thread and may stop the run before
 /// the first write. A warm run allocates nothing but what starting the team costs.
 ///
@@ -45,7 +94,7 @@ pub unsafe fn run(
     arena: &mut Arena,
     threads: usize,
     interrupted: &(dyn Fn() -> bool + Sync),
-) -> Result<()> {
+) -> std::result::Result<(), Stopped> {
     let memory = arena.memory(plan.arena_bytes)?;
     let (scratch, pitch) = arena.scratch(plan.scratch_bytes, threads)?;
     resolve(plan, externals, arena, memory);
@@ -54,11 +103,13 @@ pub unsafe fn run(
     let stop = AtomicUsize::new(usize::MAX);
     let panicked = AtomicUsize::new(usize::MAX);
     let overrun = AtomicUsize::new(usize::MAX);
+    let fault = faults::panic_at();
+    let process = fork::generation();
     let caller = std::thread::current().id();
     let body = |member: Member<'_>| {
-        let _flush = FlushDenormals::new();
+        let flush = FlushDenormals::new();
         let scratch = Slot::new(scratch.ptr().wrapping_add(member.rank * pitch), plan.scratch_bytes);
-        let mut clock = (member.rank == 0 && std::thread::current().id() == caller).then(Instant::now);
+        let mut watch = (member.rank == 0 && std::thread::current().id() == caller).then(|| Watch::new(interrupted));
         let mut offset = 0;
         for (index, step) in plan.steps.iter().enumerate() {
             let slots = &operands[offset..offset + step.operands.len()];
@@ -71,13 +122,14 @@ pub unsafe fn run(
                 member.wait();
             }
             let work = || {
+                assert!(fault != Some((index, member.rank)), "injected by a test");
                 // SAFETY: `resolve` gave every operand its buffer; steps are separated by barriers and tasks of one
                 // step write different elements.
                 let args = unsafe { Args::new(slots) };
                 for task in member.share(step.kernel.tasks()) {
                     // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
                     unsafe { step.kernel.run(task, &args, scratch.ptr()) };
-                    if !writes && poll(&mut clock, interrupted) {
+                    if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
                         stop.fetch_min(index, Ordering::SeqCst);
                     }
                     if stop.load(Ordering::Relaxed) <= index {
@@ -110,11 +162,12 @@ pub unsafe fn run(
     region(threads, &body);
     let bug = |index: usize, what: &str| {
         let step = &plan.steps[index];
-        Err(Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name))
+        let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);
+        Err(Stopped { error, wrote: index >= plan.first_effect })
     };
     match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
         (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
-        (usize::MAX, usize::MAX, _) => Err(Error::Interrupted),
+        (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
         (usize::MAX, index, _) => bug(index, "wrote past the end of a buffer"),
         (index, _, _) => bug(index, "panicked"),
     }
@@ -149,17 +202,6 @@ unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot]) -> bool {
     })
 }
 
-/// True once, after the period has passed, if the caller wants to stop.
-fn poll(clock: &mut Option<Instant>, interrupted: &(dyn Fn() -> bool + Sync)) -> bool {
-    match clock {
-        Some(last) if last.elapsed() >= INTERRUPT_PERIOD => {
-            *last = Instant::now();
-            interrupted()
-        }
-        _ => false,
-    }
-}
-
 /// Fills the arena's tables: the address of every buffer, then of every operand of every step.
 fn resolve(plan: &Plan, externals: Externals<'_>, arena: &mut Arena, memory: *mut u8) {
     arena.buffers.clear();
@@ -188,14 +230,60 @@ fn resolve(plan: &Plan, externals: Externals<'_>, arena: &mut Arena, memory: *mu
 ///
 /// # Safety
 /// As for [`run`]: the slots are the kernel's operands and its results belong to the caller.
-pub unsafe fn run_kernel(kernel: &dyn Kernel, slots: &[Slot], arena: &mut Arena) -> Result<()> {
+pub unsafe fn run_kernel(
+    kernel: &dyn Kernel,
+    slots: &[Slot],
+    arena: &mut Arena,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<()> {
     let (scratch, _) = arena.scratch(kernel.scratch(), 1)?;
-    let _flush = FlushDenormals::new();
-    // SAFETY: the caller's word.
-    let args = unsafe { Args::new(slots) };
-    for task in 0..kernel.tasks() {
-        // SAFETY: tasks of this kernel, one after the other.
-        unsafe { kernel.run(task, &args, scratch) };
+    let flush = FlushDenormals::new();
+    let mut watch = Watch::new(interrupted);
+    let work = || {
+        // SAFETY: the caller's word.
+        let args = unsafe { Args::new(slots) };
+        for task in 0..kernel.tasks() {
+            // SAFETY: tasks of this kernel, one after the other.
+            unsafe { kernel.run(task, &args, scratch) };
+            if watch.stop(&flush) {
+                return false;
+            }
+        }
+        true
+    };
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(given_up(watch.process)),
+        Err(_) => Err(Error::Internal(format!("{} panicked", kernel.name()))),
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Kernel for Broken {
+        fn name(&self) -> String {
+            "broken".into()
+        }
+        fn tasks(&self) -> usize {
+            1
+        }
+        fn flops(&self) -> u64 {
+            0
+        }
+        unsafe fn run(&self, task: usize, _args: &Args<'_>, _scratch: *mut u8) {
+            assert!(task > 0, "as intended");
+        }
+    }
+
+    #[test]
+    fn a_panic_while_packing_is_an_error_that_names_the_kernel() {
+        // SAFETY: the kernel touches no operand.
+        let result = unsafe { run_kernel(&Broken, &[], &mut Arena::default(), &|| false) };
+        assert_eq!(result, Err(Error::Internal("broken panicked".into())));
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::exec::{self, Externals};
 use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::storage::Stored;
+use crate::sync::{Access, Brief, Held, InsideRun, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
 /// Most plans that programs which belong together keep.
@@ -60,15 +61,11 @@ struct Plans {
 /// The plans of programs that belong together, such as those of one model: of all of them the least recently used goes
 /// first.
 #[derive(Debug, Default)]
-pub struct PlanCache(Mutex<Plans>);
+pub struct PlanCache(Brief<Plans>);
 
 impl PlanCache {
-    fn with<T>(&self, body: impl FnOnce(&mut Plans) -> T) -> T {
-        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn get(&self, key: &Key) -> Option<Arc<Plan>> {
-        self.with(|plans| {
+        self.0.with(|plans| {
             plans.clock += 1;
             let (used, plan) = plans.kept.get_mut(key)?;
             *used = plans.clock;
@@ -78,7 +75,7 @@ impl PlanCache {
 
     fn put(&self, key: Key, plan: Arc<Plan>) {
         // What goes is dropped outside of the lock.
-        let _gone = self.with(|plans| {
+        let _gone = self.0.with(|plans| {
             let full = plans.kept.len() >= MAX_PLANS && !plans.kept.contains_key(&key);
             let oldest = plans.kept.iter().filter(|_| full).min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
             let gone = oldest.and_then(|oldest| plans.kept.remove(&oldest));
@@ -88,7 +85,7 @@ impl PlanCache {
 
     /// Number of plans kept.
     pub fn len(&self) -> usize {
-        self.with(|plans| plans.kept.len())
+        self.0.with(|plans| plans.kept.len())
     }
 
     /// Whether no plan is kept.
@@ -97,7 +94,8 @@ impl PlanCache {
     }
 
     fn forget(&self, program: u64) {
-        self.with(|plans| plans.kept.retain(|key, _| key.program != program));
+        // What goes is dropped outside of the lock.
+        let _gone: Vec<_> = self.0.with(|plans| plans.kept.extract_if(|key, _| key.program == program).collect());
     }
 }
 
@@ -323,10 +321,12 @@ impl Program {
         }
         tables.parameters.clear();
         tables.parameters.extend(self.parameters.iter().map(|stored| stored.slot()));
-        let _locks = self.lock(plan);
+        let waiting = Waiting::here(interrupted);
+        let _inside = InsideRun::enter();
+        let _locks = self.lock(plan, waiting)?;
         tables.packed.clear();
         for job in &plan.packs {
-            let copy = self.packed(job, arena)?;
+            let copy = self.packed(job, arena, waiting, interrupted)?;
             tables.packed.push(Slot::new(copy.ptr(), copy.bytes()));
             tables.held.push(copy);
         }
@@ -337,47 +337,49 @@ impl Program {
             packed: &tables.packed,
         };
         // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
-        unsafe { exec::run(plan, externals, arena, threads, interrupted)? };
-        for &slot in &plan.written {
-            self.parameters[slot].touch();
+        let result = unsafe { exec::run(plan, externals, arena, threads, interrupted) };
+        if result.as_ref().err().is_none_or(|stopped| stopped.wrote) {
+            for &slot in &plan.written {
+                self.parameters[slot].touch();
+            }
         }
-        Ok(())
+        result.map_err(|stopped| stopped.error)
     }
 
-    fn packed(&self, job: &PackJob, arena: &mut Arena) -> Result<Arc<AlignedBuf>> {
+    fn packed(
+        &self,
+        job: &PackJob,
+        arena: &mut Arena,
+        waiting: Waiting<'_>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Arc<AlignedBuf>> {
         let stored = &self.parameters[job.slot];
-        stored.packed(&job.format, job.bytes, |packed| {
+        stored.packed(&job.format, job.bytes, waiting, |packed| {
             // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
-            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena) }
+            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena, interrupted) }
         })
     }
 
     /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan) -> Locks<'_> {
-        let mut guards: Vec<Lock<'_>> = LOCKS.take();
+    fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Locks<'_>> {
+        let mut locks = Locks(LOCKS.take());
         let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
         for slots in self.lock_order.chunk_by(same) {
-            let stored = &self.parameters[slots[0]];
             let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
-            guards.push(if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) });
+            let access = if writes { Access::Write } else { Access::Read };
+            locks.0.push(self.parameters[slots[0]].lock(access, waiting)?);
         }
-        Locks(guards)
+        Ok(locks)
     }
 }
 
 thread_local! {
     /// Room for the locks of this thread's next run.
-    static LOCKS: RefCell<Vec<Lock<'static>>> = const { RefCell::new(Vec::new()) };
+    static LOCKS: RefCell<Vec<Held<'static>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Held for the length of a run.
-struct Locks<'a>(Vec<Lock<'a>>);
-
-#[allow(dead_code)] // guards: only their drop matters
-enum Lock<'a> {
-    Read(std::sync::RwLockReadGuard<'a, ()>),
-    Write(std::sync::RwLockWriteGuard<'a, ()>),
-}
+struct Locks<'a>(Vec<Held<'a>>);
 
 impl Drop for Locks<'_> {
     fn drop(&mut self) {

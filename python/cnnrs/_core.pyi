@@ -30,6 +30,7 @@ __all__ = [
     "fma_peak",
     "get_algorithm",
     "get_num_threads",
+    "inject_panic",
     "isa_levels",
     "last_input_addresses",
     "random_permutation",
@@ -231,6 +232,9 @@ def failure_is_due() -> bool:
 
 def last_input_addresses() -> list[int]:
     """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""
+
+def inject_panic(step: int, rank: int = 0) -> None:
+    """Make the next run panic in its step number `step` on the member `rank` of its team (for tests)."""
 
 def fma_peak(threads: int, seconds: float) -> float:
     """Measure the register-only FMA rate in GFLOP/s (benches)."""

@@ -129,6 +129,13 @@ pub fn output(py: Python<'_>, output: OutputBuf) -> PyResult<Bound<'_, PyAny>> {
     Ok(array)
 }
 
+/// Makes what the first array needs of Python: types and NumPy's table of functions. Done when the package is imported,
+/// so that no fork finds it half made by another thread.
+pub fn prepare(py: Python<'_>) -> PyResult<()> {
+    let empty = OutputBuf { buffer: AlignedBuf::new(0)?, shape: [0].into(), dtype: DType::F32 };
+    Input::new(&output(py, empty)?, "array").map(drop)
+}
+
 /// An array over `data`, kept alive by `owner`.
 ///
 /// # Safety

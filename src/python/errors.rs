@@ -28,7 +28,7 @@ impl From<Error> for PyErr {
             Error::Unsupported(_) => UnsupportedError::new_err(text),
             Error::Memory(_) => PyMemoryError::new_err(text),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-            Error::Internal(_) => PyRuntimeError::new_err(text),
+            Error::State(_) | Error::Internal(_) => PyRuntimeError::new_err(text),
         }
     }
 }

@@ -11,24 +11,50 @@ use super::graph::Graph;
 use crate::error::Error;
 use crate::graph::ValueId;
 use crate::program::{self, InputView, OutputBuf};
+use crate::sync::Brief;
 
 thread_local! {
     static ADDRESSES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-static LIVING: Mutex<Vec<Weak<program::Program>>> = Mutex::new(Vec::new());
+static LIVING: Brief<Vec<Weak<program::Program>>> = Brief::new(Vec::new());
 
 /// Remembers a program for [`clear_living`].
 pub(super) fn register(program: &Arc<program::Program>) {
-    let mut living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    living.retain(|known| known.strong_count() > 0);
-    living.push(Arc::downgrade(program));
+    LIVING.with(|living| {
+        living.retain(|known| known.strong_count() > 0);
+        living.push(Arc::downgrade(program));
+    });
 }
 
 /// Drops the plans and packed weights of every program there is.
 pub(super) fn clear_living() {
-    let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    living.iter().filter_map(Weak::upgrade).for_each(|program| program.clear());
+    let living: Vec<_> = LIVING.with(|living| living.iter().filter_map(Weak::upgrade).collect());
+    for program in living {
+        program.clear();
+    }
+}
+
+/// Ctrl-C and other signals, looked for while the GIL is released.
+#[derive(Default)]
+pub(super) struct Signals(Mutex<Option<PyErr>>);
+
+impl Signals {
+    /// Runs Python's signal handlers if signals came; true if one of them raised.
+    pub(super) fn raised(&self) -> bool {
+        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
+        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        true
+    }
+
+    /// What the handler raised, if that is why the call ended.
+    pub(super) fn exception(self, error: Error) -> PyErr {
+        match (error, self.0.into_inner().unwrap_or_else(PoisonError::into_inner)) {
+            (Error::Interrupted, Some(raised)) => raised,
+            (error, _) => error.into(),
+        }
+    }
 }
 
 /// Runs a program on arrays with the GIL released.
@@ -42,22 +68,11 @@ pub(super) fn run<'py>(
         addresses.clear();
         addresses.extend(views.iter().map(|view| view.data as usize));
     });
-    let raised: Mutex<Option<PyErr>> = Mutex::new(None);
-    let interrupted = || {
-        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
-        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
-        *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        true
-    };
+    let signals = Signals::default();
+    let interrupted = || signals.raised();
     // SAFETY: `inputs` keeps the arrays alive during the call.
     let result = py.detach(|| unsafe { program.run(&views, &interrupted) });
-    let outputs: Vec<OutputBuf> = result.map_err(|error| {
-        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (error, raised) {
-            (Error::Interrupted, Some(raised)) => raised,
-            (error, _) => error.into(),
-        }
-    })?;
+    let outputs: Vec<OutputBuf> = result.map_err(|error| signals.exception(error))?;
     let list = PyList::empty(py);
     for result in outputs {
         list.append(output(py, result)?)?;

@@ -132,6 +132,13 @@ pub fn failure_is_due() -> bool {
     faults::armed()
 }
 
+/// Makes the next run panic in its step number `step` on the member `rank` of its team, where it has both (for tests).
+#[pyfunction]
+#[pyo3(signature = (step, rank=0))]
+pub fn inject_panic(step: u32, rank: u32) {
+    crate::faults::inject_panic(step, rank);
+}
+
 /// Measures the register-only multiply-add rate of a team of `threads` in GFLOP/s.
 #[pyfunction]
 pub fn fma_peak(py: Python<'_>, threads: usize, seconds: f64) -> PyResult<f64> {

@@ -106,7 +106,7 @@ fn filled(shape: Vec<usize>) -> Stored {
     let values: Vec<f32> = (0..count).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 1000.0).collect();
     let stored = Stored::zeros(shape, DType::F32).unwrap();
     // SAFETY: as many floats as the tensor has.
-    unsafe { stored.assign(values.as_ptr().cast(), count).unwrap() };
+    unsafe { stored.assign(values.as_ptr().cast(), count, cnnrs::sync::Waiting::here(&|| false)).unwrap() };
     stored
 }
 

@@ -112,7 +112,7 @@ fn planned(case: &Case, program: &Program, stored: &[Arc<Stored>]) -> Result<Vec
     for (stored, tensor) in stored.iter().zip(&case.stored) {
         let floats: Vec<f32> = tensor.f().iter().map(|&x| x as f32).collect();
         // SAFETY: as many floats as the tensor holds.
-        unsafe { stored.assign(floats.as_ptr().cast(), floats.len())? };
+        unsafe { stored.assign(floats.as_ptr().cast(), floats.len(), cnnrs::sync::Waiting::here(&|| false))? };
     }
     let bytes: Vec<Vec<u8>> = case
         .inputs
