@@ -108,14 +108,14 @@ class Net(nn.Module):
             for layer in (nn.Conv2d(ic, oc, 3, padding=1), nn.ReLU())
         ))
         self.pool = nn.MaxPool2d(4)
-        self.head = nn.Linear(256 * 14 * 14, 10)
+        self.head = nn.Linear(256 * 8 * 8, 10)
     def forward(self, x):
         return self.head(F.flatten(self.pool(self.features(x))))
 def digest(state):
     return [value.tobytes() for value in state.values()]
 model = Net()
 trainer = Trainer(model, optim.SGD(lr=1e-4, momentum=0.9), seed=0)
-images, labels = np.random.default_rng(1).random((32, 56, 56, 3), np.float32), np.arange(32) % 10
+images, labels = np.random.default_rng(1).random((32, 32, 32, 3), np.float32), np.arange(32) % 10
 trainer.step(images[:2], labels[:2])
 begun = time.monotonic()
 trainer.step(images[:2], labels[:2])
