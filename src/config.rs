@@ -170,3 +170,13 @@ pub fn verbose_dispatch() -> Result<bool> {
     })?;
     Ok(found.unwrap_or(false))
 }
+
+/// Whether `CNNRS_CHECK=finite` asks to look for NaN and infinities after every step; plans then fuse nothing.
+pub fn check_finite() -> Result<bool> {
+    static CELL: OnceLock<Result<Option<bool>>> = OnceLock::new();
+    let found = once(&CELL, "CNNRS_CHECK", |text| match text {
+        "finite" => Ok(true),
+        _ => Err(Error::Value(format!("CNNRS_CHECK expects finite, received {text:?}"))),
+    })?;
+    Ok(found.unwrap_or(false))
+}

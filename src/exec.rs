@@ -2,7 +2,8 @@
 //!
 //! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
 //! looks for an interrupt now and then, until the first step that writes stored tensors; from there a run goes to its
-//! end. Debug builds open and check [`guards`](crate::guards) around every step.
+//! end. Debug builds open and check [`guards`](crate::guards) around every step. With `CNNRS_CHECK=finite` the results of
+//! every step are looked at before the next one begins.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::faults;
+use crate::finite;
 use crate::guards;
 use crate::kernels::Kernel;
 use crate::parallel::{Member, region};
@@ -26,6 +28,8 @@ pub struct Externals<'a> {
     pub inputs: &'a [Slot],
     /// The results.
     pub outputs: &'a [Slot],
+    /// Whether [`GUARD`] bytes lie behind each result; not behind arrays of the caller.
+    pub guarded: bool,
     /// Stored tensors.
     pub parameters: &'a [Slot],
     /// Packed weights.
@@ -87,7 +91,7 @@ fn given_up(process: u32) -> Error {
 ///
 /// # Safety
 /// Every slot has the size its buffer has in the plan and stays valid during the call; outputs, and stored tensors
-/// that the plan writes, are accessed by nobody else; no slot overlaps an output; behind outputs lie [`GUARD`] bytes.
+/// that the plan writes, are accessed by nobody else; no slot overlaps an output.
 pub unsafe fn run(
     plan: &Plan,
     externals: Externals<'_>,
@@ -95,6 +99,7 @@ pub unsafe fn run(
     threads: usize,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> std::result::Result<(), Stopped> {
+    let check = crate::config::check_finite()?;
     let memory = arena.memory(plan.arena_bytes)?;
     let (scratch, pitch) = arena.scratch(plan.scratch_bytes, threads)?;
     resolve(plan, externals, arena, memory);
@@ -103,6 +108,7 @@ pub unsafe fn run(
     let stop = AtomicUsize::new(usize::MAX);
     let panicked = AtomicUsize::new(usize::MAX);
     let overrun = AtomicUsize::new(usize::MAX);
+    let not_finite = AtomicUsize::new(usize::MAX);
     let fault = faults::panic_at();
     let process = fork::generation();
     let caller = std::thread::current().id();
@@ -118,7 +124,7 @@ pub unsafe fn run(
             if GUARD > 0 {
                 // SAFETY: scratch is this member's; buffers that this step is the first to touch are touched by nobody
                 // before the barrier.
-                unsafe { open(plan, index, buffers, scratch, member) };
+                unsafe { open(plan, index, buffers, externals.guarded, scratch, member) };
                 member.wait();
             }
             let work = || {
@@ -148,11 +154,21 @@ pub unsafe fn run(
             member.wait();
             if GUARD > 0 {
                 // SAFETY: nobody writes before the next barrier.
-                if member.rank == 0 && !unsafe { intact(plan, index, buffers) } {
+                if member.rank == 0 && !unsafe { intact(plan, index, buffers, externals.guarded) } {
                     overrun.fetch_min(index, Ordering::SeqCst);
                 }
                 stop.fetch_min(overrun.load(Ordering::SeqCst), Ordering::SeqCst);
                 member.wait();
+            }
+            if check && !step.results.is_empty() {
+                // What a step that was given up has left behind says nothing.
+                let whole = stop.load(Ordering::SeqCst) > index;
+                // SAFETY: nobody writes before the next barrier.
+                if member.rank == 0 && whole && !unsafe { finite::holds(step, slots) } {
+                    not_finite.store(index, Ordering::SeqCst);
+                }
+                member.wait();
+                stop.fetch_min(not_finite.load(Ordering::SeqCst), Ordering::SeqCst);
             }
             if stop.load(Ordering::SeqCst) <= index {
                 return;
@@ -165,6 +181,13 @@ pub unsafe fn run(
         let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);
         Err(Stopped { error, wrote: index >= plan.first_effect })
     };
+    let not_finite = not_finite.into_inner();
+    if not_finite < usize::MAX {
+        let offset = plan.steps[..not_finite].iter().map(|step| step.operands.len()).sum::<usize>();
+        // SAFETY: the step has run and the team is gone.
+        let error = unsafe { finite::error(plan, not_finite, &operands[offset..]) };
+        return Err(Stopped { error, wrote: not_finite >= plan.first_effect });
+    }
     match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
         (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
         (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
@@ -176,8 +199,8 @@ pub unsafe fn run(
 /// Opens this member's scratch and, on the calling thread, the buffers that step `index` is the first to touch.
 ///
 /// # Safety
-/// Nobody else accesses them meanwhile; guards lie behind them.
-unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, member: Member<'_>) {
+/// Nobody else accesses them meanwhile; guards lie behind them, behind results if `guarded` says so.
+unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], guarded: bool, scratch: Slot, member: Member<'_>) {
     // SAFETY: the caller's word; `scratch_pitch` leaves room for the guard.
     unsafe { guards::open(scratch) };
     if member.rank > 0 {
@@ -185,6 +208,9 @@ unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, membe
     }
     let first = plan.births.partition_point(|&(step, _)| step < index);
     for &(_, buffer) in plan.births[first..].iter().take_while(|&&(step, _)| step == index) {
+        if !guarded && matches!(plan.buffers[buffer].place, Place::Output(_)) {
+            continue;
+        }
         // SAFETY: the caller's word; the plan leaves room for guards in the arena, and outputs have one.
         unsafe { guards::open(buffers[buffer]) };
     }
@@ -194,9 +220,13 @@ unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, membe
 ///
 /// # Safety
 /// Nobody writes them meanwhile.
-unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot]) -> bool {
+unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot], guarded: bool) -> bool {
     plan.steps[index].operands.iter().all(|&buffer| {
-        let guarded = matches!(plan.buffers[buffer].place, Place::Arena(_) | Place::Output(_));
+        let guarded = match plan.buffers[buffer].place {
+            Place::Arena(_) => true,
+            Place::Output(_) => guarded,
+            _ => false,
+        };
         // SAFETY: opened before the first step that touches it.
         !guarded || unsafe { guards::intact(buffers[buffer]) }
     })

@@ -16,6 +16,7 @@ pub mod config;
 pub mod error;
 pub mod exec;
 pub mod faults;
+mod finite;
 pub mod function;
 pub mod graph;
 pub mod guards;

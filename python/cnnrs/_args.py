@@ -343,6 +343,18 @@ def check_images(x: Any, op: str = "model") -> npt.NDArray[Any]:
     return x if x.dtype.char == "B" or (x.dtype.char == "f" and x.dtype.isnative) else x.astype(np.float32)
 
 
+def check_apart(out: Any, x: npt.NDArray[Any], op: str) -> None:
+    """Refuse arrays for results that share memory with the input, also where that is converted first.
+
+    Raises:
+        ValueError: they do.
+    """
+    for array in out if isinstance(out, (tuple, list)) else [out]:
+        if isinstance(array, np.ndarray) and np.may_share_memory(array, x):
+            message = f"{graph.label(op)}: out must not share memory with x"
+            raise ValueError(message)
+
+
 def conv_output_size(
     size: int,
     kernel_size: int,

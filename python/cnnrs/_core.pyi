@@ -173,8 +173,10 @@ class Program:
         The plans are kept in `plans`, or in a cache of the program's own. `rewrites` limits the single rewrites of
         the graph, to find the one that makes a result wrong.
         """
-    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
+    def run(self, inputs: Sequence[npt.NDArray[Any]], out: Sequence[npt.NDArray[Any]] | None = None) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
+
+        The first outputs are written to the arrays in `out`, if there are any, and returned as these.
 
         Returns one NumPy array per output; 0-d float32 outputs come back as Python floats. The batch may
         differ from the traced one.

@@ -88,7 +88,7 @@ pub fn eager<'py>(
         Some(program) => program,
         None => insert(key)?,
     };
-    run(py, &program, &inputs)
+    run(py, &program, &inputs, &[])
 }
 
 fn insert(key: Key) -> Result<Arc<Program>> {

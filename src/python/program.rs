@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::arrays::{Input, output};
+use super::arrays::{Given, Input, output};
 use super::graph::Graph;
 use crate::error::Error;
 use crate::graph::ValueId;
-use crate::program::{self, InputView, OutputBuf};
+use crate::program::{self, InputView, OutputBuf, OutputView};
 use crate::sync::Brief;
 
 thread_local! {
@@ -57,23 +57,26 @@ impl Signals {
     }
 }
 
-/// Runs a program on arrays with the GIL released.
+/// Runs a program on arrays with the GIL released; the first results go to the arrays given for them.
 pub(super) fn run<'py>(
     py: Python<'py>,
     program: &program::Program,
     inputs: &[Input<'py>],
+    given: &[Given<'py>],
 ) -> PyResult<Bound<'py, PyList>> {
     let views: Vec<InputView<'_>> = inputs.iter().map(Input::view).collect();
+    let targets: Vec<OutputView<'_>> = given.iter().map(Given::view).collect();
     ADDRESSES.with_borrow_mut(|addresses| {
         addresses.clear();
         addresses.extend(views.iter().map(|view| view.data as usize));
     });
     let signals = Signals::default();
     let interrupted = || signals.raised();
-    // SAFETY: `inputs` keeps the arrays alive during the call.
-    let result = py.detach(|| unsafe { program.run(&views, &interrupted) });
-    let outputs: Vec<OutputBuf> = result.map_err(|error| signals.exception(error))?;
-    let list = PyList::empty(py);
+    let mut outputs: Vec<OutputBuf> = Vec::new();
+    // SAFETY: `inputs` and `given` keep the arrays alive during the call.
+    let result = py.detach(|| unsafe { program.run_given(&views, &targets, &mut outputs, &interrupted) });
+    result.map_err(|error| signals.exception(error))?;
+    let list = PyList::new(py, given.iter().map(Given::array))?;
     for result in outputs {
         list.append(output(py, result)?)?;
     }
@@ -129,14 +132,22 @@ impl Program {
         Ok(Self { program, names })
     }
 
-    /// Runs on arrays given in the order of the `Graph.input` calls; returns one array (or float, if 0-d) per output.
-    fn run<'py>(&self, py: Python<'py>, inputs: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+    /// Runs on arrays given in the order of the `Graph.input` calls; returns one array (or float, if 0-d) per output. The
+    /// first outputs are written to the arrays in `out` and returned as these.
+    #[pyo3(signature = (inputs, out=None))]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        out: Option<Vec<Bound<'py, PyAny>>>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let inputs: Vec<Input<'py>> = inputs
             .iter()
             .enumerate()
             .map(|(index, array)| Input::new(array, self.names.get(index).map_or("input", String::as_str)))
             .collect::<PyResult<_>>()?;
-        run(py, &self.program, &inputs)
+        let given: Vec<Given<'py>> = out.iter().flatten().map(Given::new).collect::<PyResult<_>>()?;
+        run(py, &self.program, &inputs, &given)
     }
 
     /// Describes the plan for a batch size without running it.

@@ -87,6 +87,7 @@ pub fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     facts.set_item("affinity", affinity())?;
     facts.set_item("algorithm", setting::algorithm()?.name())?;
     facts.set_item("verbose_dispatch", setting::verbose_dispatch()?)?;
+    facts.set_item("check_finite", setting::check_finite()?)?;
     facts.set_item("debug_build", cfg!(debug_assertions))?;
     facts.set_item("target", std::env::consts::ARCH)?;
     Ok(facts)

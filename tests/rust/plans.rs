@@ -221,7 +221,7 @@ fn run_with(fault: Fault, step: usize) -> Result<Vec<f32>> {
     let result = AlignedBuf::new(count * 4 + GUARD).unwrap();
     let slot = |values: &[f32]| Slot::new(values.as_ptr().cast_mut().cast(), size_of_val(values));
     let (inputs, outputs) = ([slot(&images), slot(&weights)], [Slot::new(result.ptr(), count * 4)]);
-    let externals = Externals { inputs: &inputs, outputs: &outputs, parameters: &[], packed: &[] };
+    let externals = Externals { inputs: &inputs, outputs: &outputs, guarded: true, parameters: &[], packed: &[] };
     let needs = Needs { memory: plan.arena_bytes, scratch: sound.scratch_total(1), outputs: 0 };
     with_arena(needs, |arena| {
         // SAFETY: the slots are those of the plans, and live in this function.
