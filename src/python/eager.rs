@@ -45,7 +45,7 @@ fn compile(key: &Key) -> Result<Arc<Program>> {
 /// What the public function calls the operands.
 fn argument_names(op: &Op) -> &'static [&'static str] {
     match op {
-        Op::Conv2d { .. } | Op::Linear { .. } => &["x", "weight", "bias"],
+        Op::Conv2d { .. } | Op::Linear { .. } | Op::GroupNorm { .. } => &["x", "weight", "bias"],
         Op::Conv2dBackwardData { .. } => &["grad_y", "weight"],
         Op::Conv2dBackwardWeights { .. } => &["x", "grad_y"],
         Op::MaxPool2dBackward { .. } => &["grad_y", "index"],
@@ -55,7 +55,6 @@ fn argument_names(op: &Op) -> &'static [&'static str] {
         Op::BatchNormTrain { .. } | Op::BatchNormInfer { .. } => {
             &["x", "weight", "bias", "running_mean", "running_var"]
         }
-        Op::GroupNorm { .. } => &["x", "weight", "bias"],
         Op::Dropout { .. } => &["x", "key"],
         _ => &["x"],
     }
