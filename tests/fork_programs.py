@@ -220,7 +220,7 @@ class Deep(nn.Module):
 
     def forward(self, x: Any) -> Any:
         y = F.relu(self.first(x))
-        for _ in range(12):
+        for _ in range(8):
             y = F.relu(self.again(y))
         return self.head(F.flatten(F.avg_pool2d(y, 8)))
 
@@ -235,11 +235,11 @@ def while_a_step_holds_the_model() -> None:
     trainer.step(x, labels[:2])
     expected = digest(model(x))
     before = model.state_dict(copy=True)
-    long = np.repeat(x, 32, axis=0)
+    long = np.repeat(x, 8, axis=0)
     finished = threading.Event()
 
     def step() -> None:
-        trainer.step(long, labels)
+        trainer.step(long, labels[:16])
         finished.set()
 
     def child() -> None:
@@ -252,11 +252,8 @@ def while_a_step_holds_the_model() -> None:
     thread = threading.Thread(target=step)
     thread.start()
     time.sleep(0.1)
-    started = time.monotonic()
     children = [fork(child, seconds=60) for _ in range(2)]
-    took = time.monotonic() - started
-    assert not finished.is_set(), "the step ended too early to prove anything"
-    assert took < 1.0, f"the forks took {took:.3f} s"
+    assert not finished.is_set(), "the forks waited for the step, or it was too short to prove anything"
     for pid in children:
         join(pid)
     thread.join()

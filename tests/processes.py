@@ -43,7 +43,11 @@ def run(module: str, name: str, *arguments: object, seconds: int = 60, env: dict
     Raises:
         AssertionError: it failed, hung or was killed; the text holds its standard error.
     """
-    merged = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]), **(env or {})}
+    merged = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        **(env or {}),
+    }
     variables = {key: value for key, value in merged.items() if value is not None}
     command = [sys.executable, str(TESTS / f"{module}.py"), str(seconds), name, *map(str, arguments)]
     # Children of a killed program must not hold the pipes open: files do not care.

@@ -30,7 +30,7 @@ def test_joblib(backend: str) -> None:
     run("fork_programs", "with_joblib", backend)
 
 
-@pytest.mark.parametrize("forks", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [25, pytest.param(2000, marks=pytest.mark.slow)])
 def test_forks_while_threads_compute(forks: int) -> None:
     """No child of many hangs or sees half of anything, though threads call, compile, clear and train meanwhile."""
     run("fork_programs", "storm", forks, seconds=60 + forks)

@@ -161,11 +161,57 @@ def test_schedule_in_a_group_and_by_hand() -> None:
         ({"lr": 0.1, "groups": [{"params": 3}]}, TypeError, "params must be"),
         ({"lr": 0.1, "groups": {"params": "*"}}, TypeError, "sequence of groups"),
         ({"lr": 0.1, "groups": ["*"]}, TypeError, "Group objects or dictionaries"),
+        ({"lr": 0.1, "groups": [optim.Group("*", eps=0.1)]}, ValueError, "SGD: a group has unknown key 'eps'"),
     ],
 )
 def test_sgd_refuses(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         optim.SGD(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "text"),
+    [
+        (optim.RMSProp, {"alpha": 1.1}, ValueError, r"RMSProp: alpha must be in \[0, 1\], got 1.1"),
+        (optim.RMSProp, {"momentum": 1.0}, ValueError, r"RMSProp: momentum must be in \[0, 1\)"),
+        (optim.RMSProp, {"centered": 1}, TypeError, "RMSProp: centered must be True or False, got 1"),
+        (optim.RMSProp, {"eps": -1e-8}, ValueError, "RMSProp: eps must be finite and >= 0"),
+        (optim.RMSProp, {"groups": [{"params": "*", "betas": (0, 0)}]}, ValueError, "RMSProp: a group has unknown key"),
+        (optim.Adam, {"betas": (0.9, 1.0)}, ValueError, r"Adam: betas\[1\] must be in \[0, 1\), got 1.0"),
+        (optim.Adam, {"betas": (-0.1, 0.9)}, ValueError, r"Adam: betas\[0\] must be in"),
+        (optim.Adam, {"betas": 0.9}, TypeError, "Adam: betas must be a pair of numbers, got 0.9"),
+        (optim.Adam, {"betas": (0.9, 0.9, 0.9)}, TypeError, "Adam: betas must be a pair of numbers"),
+        (optim.Adam, {"betas": (0.9, "0.9")}, TypeError, r"Adam: betas\[1\] must be a number"),
+        (optim.Adam, {"amsgrad": None}, TypeError, "Adam: amsgrad must be True or False"),
+        (optim.Adam, {"decoupled_weight_decay": -1}, ValueError, "Adam: decoupled_weight_decay must be"),
+        (
+            optim.Adam,
+            {"groups": [{"params": "*", "momentum": 0}]},
+            ValueError,
+            "expected params and any of lr, lr_scale",
+        ),
+        (optim.AdamW, {"weight_decay": math.inf}, ValueError, "AdamW: weight_decay must be finite"),
+        (optim.AdamW, {"groups": [{"params": "*", "decoupled_weight_decay": 0}]}, ValueError, "unknown key 'decoupled"),
+        (optim.Adagrad, {"lr_decay": -1}, ValueError, "Adagrad: lr_decay must be"),
+        (optim.Adagrad, {"initial_accumulator_value": -1}, ValueError, "Adagrad: initial_accumulator_value must be"),
+        (optim.Adagrad, {"lr": "fast"}, TypeError, "Adagrad: lr must be a number"),
+    ],
+)
+def test_the_others_refuse(make: Any, arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make(**arguments)
+    optimizer = make()
+    (name, value), before = next(iter(arguments.items())), repr(optimizer)
+    with pytest.raises(error, match=text):
+        setattr(optimizer, name, value)
+    assert (repr(optimizer), optimizer.version) == (before, 0)
+    with pytest.raises(AttributeError, match="has no hyperparameter 'nesterov'"):
+        optimizer.nesterov = True
+
+
+def test_the_set_of_optimizers_is_closed() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        optim.Optimizer(lr=0.1)  # type: ignore[abstract]
 
 
 def test_sgd_checks_assignments() -> None:
@@ -193,22 +239,32 @@ SCHEDULES = [
     optim.OneCycle(0.1, pct_start=0.4, div_factor=10, final_div_factor=100),
     optim.Warmup(optim.Cosine(0.1), steps=4, start_factor=0.1),
     optim.Warmup(optim.Step(0.1, 2), epochs=2),
+    optim.MultiStep(0.1, [2, 1], 0.5),
+    optim.Exponential(0.1, 0.9),
+    optim.ReduceOnPlateau(0.1, patience=2, mode="max", monitor="val_accuracy"),
 ]
 
 
-OPTIMIZER = optim.SGD(optim.OneCycle(0.1), 0.9, 1e-4, True, groups=[{"params": "*"}])
+OPTIMIZERS = [
+    optim.SGD(optim.OneCycle(0.1), 0.9, 1e-4, True, groups=[{"params": "*"}]),
+    optim.RMSProp(0.1, 0.9, momentum=0.5, centered=True, groups=[{"params": "*", "alpha": 0.5}]),
+    optim.Adam(optim.Exponential(0.1, 0.9), (0.8, 0.99), amsgrad=True, groups=[{"params": "*", "betas": (0.5, 0.6)}]),
+    optim.AdamW(0.1, weight_decay=0.2, groups=[optim.Group("*", eps=1e-3)]),
+    optim.Adagrad(0.1, 0.2, initial_accumulator_value=0.3, groups=[{"params": "*", "lr_decay": 0.5}]),
+]
 
 
-@pytest.mark.parametrize("value", [*SCHEDULES, OPTIMIZER])
+@pytest.mark.parametrize("value", [*SCHEDULES, *OPTIMIZERS])
 def test_pickle_copy_and_repr(value: Any) -> None:
     for other in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value), eval(repr(value), vars(optim))):
         assert repr(other) == repr(value)
         if isinstance(value, Schedule):
             assert other == value
             assert [other.value(step, 20, 5) for step in range(20)] == [value.value(step, 20, 5) for step in range(20)]
-    if isinstance(value, optim.SGD):
+    if isinstance(value, optim.Optimizer):
         other.lr = 0.5
         assert other.lr != value.lr
+        assert other.version == value.version + 1
 
 
 def values(schedule: Schedule, total: int | None, steps_per_epoch: int | None = None) -> list[float]:
@@ -225,6 +281,37 @@ def test_step_counts_epochs() -> None:
     assert values(optim.Step(0.1, 2, 0.5), 20, 4) == pytest.approx(expected)
     by_hand = [0.1 * 0.5 ** (step // 2) for step in range(15)]
     assert values(optim.Step(0.1, 2, 0.5), None, None) == pytest.approx(by_hand)
+
+
+def test_multistep_counts_epochs() -> None:
+    epochs = [step // 4 for step in range(23)]
+    expected = [0.1 * 0.5 ** ((epoch >= 1) + 2 * (epoch >= 3)) for epoch in epochs]
+    assert values(optim.MultiStep(0.1, (3, 1, 3), 0.5), 20, 4) == pytest.approx(expected)
+    by_hand = [0.1 * 0.5 ** (step >= 5) for step in range(15)]
+    assert values(optim.MultiStep(0.1, [5], 0.5), None, None) == pytest.approx(by_hand)
+    assert values(optim.MultiStep(0.1, []), None) == [0.1] * 15
+    assert optim.MultiStep(1.0, [1] * 10, 1e38).value(1) == math.inf
+
+
+def test_exponential_counts_epochs() -> None:
+    assert values(optim.Exponential(0.1, 0.5), 20, 4) == pytest.approx([0.1 * 0.5 ** (step // 4) for step in range(23)])
+    assert values(optim.Exponential(0.1, 0.5), None) == pytest.approx([0.1 * 0.5**step for step in range(15)])
+
+
+def test_plateau_is_a_function_of_the_metrics() -> None:
+    """Patience, threshold, cooldown, the lowest rate; NaN is no improvement."""
+    schedule = optim.ReduceOnPlateau(1.0, 0.1, patience=1, threshold=0.1, cooldown=1, min_lr=0.05)
+    metrics = [1.0, 0.95, 0.92, 0.91, 0.5, 0.48, math.nan, 0.47, 0.47, 0.47]
+    rates = [schedule.after(metrics[:epoch]).value(0) for epoch in range(len(metrics) + 1)]
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05])
+    assert schedule.after([]) == schedule
+    assert (schedule.lr, schedule.monitor) == (1.0, "val_loss")
+    rising = optim.ReduceOnPlateau(1.0, 0.5, patience=0, threshold=0.0, monitor="val_accuracy")
+    assert rising.after([0.1, 0.2, 0.2]).value(0) == 0.5
+    warm = optim.Warmup(optim.ReduceOnPlateau(1.0, 0.5, patience=0), steps=2, start_factor=0.5)
+    assert [warm.value(step) for step in range(4)] == [0.5, 0.75, 1.0, 1.0]
+    assert (warm.monitor, warm.after([1.0, 1.0]).value(5)) == ("val_loss", 0.5)
+    assert optim.Warmup(0.1, steps=1).monitor is None
 
 
 def test_cosine() -> None:
@@ -291,6 +378,17 @@ def test_schedules_without_a_length_say_so(schedule: Schedule, text: str) -> Non
         (lambda: optim.Cosine(0.1, total_steps=0), "Cosine: total_steps must be"),
         (lambda: optim.OneCycle(0.1, pct_start=1.5), "OneCycle: pct_start must be"),
         (lambda: optim.OneCycle(0.1, div_factor=0), "OneCycle: div_factor must be"),
+        (lambda: optim.MultiStep(-0.1, [1]), "MultiStep: lr must be"),
+        (lambda: optim.MultiStep(0.1, [0]), "MultiStep: milestones must be an int from 1"),
+        (lambda: optim.MultiStep(0.1, [1.5]), "MultiStep: milestones must be an int"),
+        (lambda: optim.MultiStep(0.1, [1], math.nan), "MultiStep: gamma must be"),
+        (lambda: optim.Exponential(0.1, -1.0), "Exponential: gamma must be"),
+        (lambda: optim.ReduceOnPlateau(0.1, 1.0), r"ReduceOnPlateau: factor must be in \[0, 1\)"),
+        (lambda: optim.ReduceOnPlateau(0.1, patience=-1), "ReduceOnPlateau: patience must be from 0"),
+        (lambda: optim.ReduceOnPlateau(0.1, cooldown=-1), "ReduceOnPlateau: cooldown must be from 0"),
+        (lambda: optim.ReduceOnPlateau(0.1, threshold=-1), "ReduceOnPlateau: threshold must be"),
+        (lambda: optim.ReduceOnPlateau(0.1, min_lr=math.inf), "ReduceOnPlateau: min_lr must be"),
+        (lambda: optim.ReduceOnPlateau(0.1, mode="up"), "ReduceOnPlateau: mode must be 'auto', 'min' or 'max'"),
         (lambda: optim.Warmup(0.1), "Warmup: expected one of steps and epochs"),
         (lambda: optim.Warmup(0.1, steps=1, epochs=1), "Warmup: expected one of steps and epochs"),
         (lambda: optim.Warmup(0.1, steps=0), "Warmup: steps must be"),
@@ -300,6 +398,17 @@ def test_schedules_without_a_length_say_so(schedule: Schedule, text: str) -> Non
 def test_schedules_refuse(make: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_schedules_refuse_other_types() -> None:
+    for make, text in (
+        (lambda: optim.MultiStep(0.1, 3), "MultiStep: milestones must be a sequence"),  # type: ignore[arg-type]
+        (lambda: optim.MultiStep(0.1, "12"), "MultiStep: milestones must be a sequence"),  # type: ignore[arg-type]
+        (lambda: optim.ReduceOnPlateau(0.1, monitor=3), "ReduceOnPlateau: monitor must be"),  # type: ignore[arg-type]
+        (lambda: optim.ReduceOnPlateau(0.1, patience=1.5), "patience must be an int"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=text):
+            make()
 
 
 def test_a_schedule_that_gives_nonsense_is_caught() -> None:

@@ -479,6 +479,63 @@ def test_schedules_and_data_of_unknown_length() -> None:
     assert_same_bits(weights(trainer.model), stopped)
 
 
+def plateau(**rest: Any) -> optim.ReduceOnPlateau:
+    """A schedule that asks for a tenth of the loss after every epoch, and so decays soon."""
+    return optim.ReduceOnPlateau(0.1, 0.5, patience=0, threshold=0.9, **rest)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "loss", "val_accuracy"])
+def test_a_schedule_follows_the_metrics_of_the_epochs(monitor: str) -> None:
+    """Over all `fit` calls; each epoch trains with the rate that the epochs before it leave."""
+    schedule = plateau(monitor=monitor)
+    data, held_out = make_data(40), make_data(20, 1)
+    scheduled, manual = (Trainer(make_model(), optim.SGD(schedule, 0.9)) for _ in range(2))
+    for epochs in (1, 4, 2):
+        scheduled.fit(data, held_out, epochs=epochs, batch_size=16, verbose=False)
+    scheduled.step(*data)
+    rates = []
+    for _ in range(8):
+        rates.append(schedule.after(manual.history.get(monitor, [])).value(0))
+        manual.optimizer.lr = rates[-1]
+        if len(rates) == 8:
+            manual.step(*data)
+        else:
+            manual.fit(data, held_out, batch_size=16, verbose=False)
+    assert len(set(rates)) > 2
+    assert_same_bits(weights(scheduled.model), weights(manual.model))
+    assert scheduled.history == manual.history
+
+
+def test_a_new_schedule_starts_with_the_epoch_it_comes_in() -> None:
+    data = make_data(40)
+    trainer = Trainer(make_model(), optim.SGD(plateau(monitor="loss"), 0.9))
+    trainer.fit(data, epochs=4, batch_size=16, verbose=False)
+    assert trainer._refresh().at(_moment(trainer), ())[0, 0] < 0.1
+    trainer.optimizer.lr = plateau(monitor="loss")
+    assert trainer._refresh().at(_moment(trainer), ())[0, 0] == np.float32(0.1)
+    trainer.optimizer.momentum = 0.8
+    trainer.model.freeze("0")
+    trainer.fit(data, epochs=3, batch_size=16, verbose=False)
+    metrics = trainer.history["loss"][4:]
+    expected = plateau(monitor="loss").after(metrics).value(0)
+    assert trainer._refresh().at(_moment(trainer), ())[0, 0] == np.float32(expected)
+
+
+def _moment(trainer: Trainer) -> Any:
+    from cnnrs.optim.table import Moment
+
+    return Moment(trainer.updates)
+
+
+def test_a_schedule_that_follows_what_is_not_measured() -> None:
+    trainer = Trainer(make_model(), optim.SGD(0.1, groups=[{"params": "*.bias", "lr": plateau()}]))
+    with pytest.raises(ValueError, match="monitor 'val_loss' is not measured, there are loss, accuracy; val_ metrics"):
+        trainer.fit(make_data(8), epochs=3, verbose=False)
+    assert (trainer.epoch, trainer.updates, len(trainer.history["loss"])) == (1, 1, 1)
+    trainer.fit(make_data(8), make_data(4), epochs=2, verbose=False)
+    assert trainer.history["val_loss"][0] is None
+
+
 class Interrupt(Callback):
     """Raises KeyboardInterrupt after some updates."""
 
@@ -513,6 +570,11 @@ def test_a_signal_never_splits_a_step(seconds: float) -> None:
             if trainer.updates == interrupted.updates:
                 trainer.stop()
 
+    class Alarm(Callback):
+        def on_batch_end(self, trainer: Trainer, batch: int, metrics: Mapping[str, float]) -> None:
+            if trainer.updates == 3:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -522,9 +584,8 @@ def test_a_signal_never_splits_a_step(seconds: float) -> None:
         trainer.step(*make_data(4))
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         with pytest.raises(KeyboardInterrupt):
-            interrupted.fit(data, epochs=10**6, batch_size=500, verbose=False)
+            interrupted.fit(data, epochs=10**6, batch_size=500, callbacks=[Alarm()], verbose=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)

@@ -112,9 +112,10 @@ _UFUNCS: dict[Any, str] = {
 class Value:
     """A tensor that exists only as a symbol while a model is traced.
 
-    It has a shape, a number of dimensions, a dtype and the operators `+ - * / @` with values, arrays, parameters
-    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out. Sizes that
-    follow the batch are `BatchSize`s: a forward may compute with them, and is then traced anew for every batch size.
+    It has a shape, a number of dimensions, a dtype, the operators `+ - * / @` with values, arrays, parameters and
+    numbers, and takes an index of ints and slices; everything that needs numbers is a `TypeError` that names the
+    layer and the way out. Sizes that follow the batch are `BatchSize`s: a forward may compute with them, and is then
+    traced anew for every batch size.
     """
 
     __slots__ = ("_origin", "_trace", "dtype", "id", "shape")

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -110,6 +111,10 @@ fn within(py: Python<'_>, error: PyErr, op: &str) -> PyErr {
     let text = format!("{op}: {}", error.value(py));
     if error.is_instance_of::<errors::ShapeError>(py) {
         return errors::ShapeError::new_err(text);
+    }
+    // NumPy's own kinds take more than a text.
+    if error.is_instance_of::<PyMemoryError>(py) {
+        return PyMemoryError::new_err(text);
     }
     PyErr::from_type(error.get_type(py), text)
 }

@@ -66,6 +66,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskload_ps(p, head(n)) }
     }
     #[inline(always)]
+    unsafe fn load_strided(p: *const f32, stride: usize) -> __m256 {
+        // SAFETY: every lane is readable by the trait's contract.
+        unsafe {
+            let at = |lane: usize| p.add(lane * stride).read_unaligned();
+            _mm256_setr_ps(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_partial(p: *mut f32, v: __m256, n: usize) {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm256_maskstore_ps(p, head(n), v) }
@@ -232,5 +240,21 @@ impl Simd for Avx2 {
                 _mm256_storeu_ps(dst.add(3 * dst_step), _mm256_shuffle_ps::<0xEE>(ab_high, cd_high));
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn swap<const W: usize>(v: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe {
+            match W {
+                1 => _mm256_permute_ps::<0b10_11_00_01>(v),
+                2 => _mm256_permute_ps::<0b01_00_11_10>(v),
+                _ => _mm256_permute2f128_ps::<1>(v, v),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn first(v: __m256) -> f32 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_cvtss_f32(v) }
     }
 }

@@ -96,6 +96,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn store(p: *mut f32, v: Self::V);
     /// The first `n ≤ LANES` lanes from memory, the others zero; reads nothing beyond them.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    /// Lanes from memory, `stride` floats apart.
+    unsafe fn load_strided(p: *const f32, stride: usize) -> Self::V;
     /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
     /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
@@ -139,6 +141,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane `i` becomes lane `i xor W`, for `W` a power of two below `LANES`.
+    unsafe fn swap<const W: usize>(v: Self::V) -> Self::V;
+    /// Lane 0.
+    unsafe fn first(v: Self::V) -> f32;
 
     /// Exclusive or of the 32-bit patterns.
     unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;

@@ -74,6 +74,11 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
+    unsafe fn load_strided(p: *const f32, stride: usize) -> V {
+        // SAFETY: every lane is readable by the trait's contract.
+        std::array::from_fn(|lane| unsafe { p.add(lane * stride).read_unaligned() })
+    }
+    #[inline(always)]
     unsafe fn store_partial(p: *mut f32, v: V, n: usize) {
         for (i, lane) in v.iter().enumerate().take(n) {
             // SAFETY: `n` writable floats by the trait's contract.
@@ -212,5 +217,13 @@ impl Simd for Portable {
                 }
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn swap<const W: usize>(v: V) -> V {
+        std::array::from_fn(|lane| v[lane ^ W])
+    }
+    #[inline(always)]
+    unsafe fn first(v: V) -> f32 {
+        v[0]
     }
 }

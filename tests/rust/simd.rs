@@ -105,6 +105,9 @@ unsafe fn arithmetic_body<S: Simd>() {
             assert!(lanes_of::<S>(m).iter().all(|&x| same(x, mantissa)), "mantissa of {mantissa}·2^{exponent}");
             assert!(lanes_of::<S>(e).iter().all(|&x| same(x, exponent as f32)), "exponent of {mantissa}·2^{exponent}");
         }
+        for address in [std::ptr::null(), std::ptr::without_provenance(usize::MAX), [1.0f32].as_ptr()] {
+            S::prefetch(address); // a hint: no address is wrong
+        }
         for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
             assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
         }
@@ -125,6 +128,20 @@ unsafe fn arithmetic_body<S: Simd>() {
         let ramp: Vec<f32> = (0..S::LANES).map(|i| i as f32 * 3.0 - 7.0).collect();
         let v = S::load(ramp.as_ptr());
         assert!(same(S::sum(v), ramp.iter().sum()));
+        assert!(same(S::first(v), ramp[0]));
+        let swapped = [S::swap::<1>(v), S::swap::<2>(v), S::swap::<4>(v)].map(lanes_of::<S>);
+        for (width, got) in [1, 2, 4].into_iter().zip(swapped) {
+            assert!((0..S::LANES).all(|i| same(got[i], ramp[i ^ width])), "swap of {width}");
+        }
+        if S::LANES == 16 {
+            let got = lanes_of::<S>(S::swap::<8>(v));
+            assert!((0..16).all(|i| same(got[i], ramp[i ^ 8])), "swap of 8");
+        }
+        for stride in [0, 1, 3, 17] {
+            let src: Vec<f32> = (0..=(S::LANES - 1) * stride).map(|i| i as f32).collect();
+            let got = lanes_of::<S>(S::load_strided(src.as_ptr(), stride));
+            assert!((0..S::LANES).all(|i| same(got[i], (i * stride) as f32)), "stride {stride}");
+        }
         assert!(same(S::max_lane(v), ramp[S::LANES - 1]));
     }
 }

@@ -43,6 +43,8 @@ def _linear(op: str, a: Any, b: Any) -> Any:
 
     On arrays the number is an operand like any other, so that a number that changes meets the same plan.
     """
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return apply(op, [_args.check_array(a, op, "a"), _args.check_array(b, op, "b")])[0]
     checked, (left, right) = _operands(op, a, b)
     function: tuple[float, float] | None = None
     if (left is not None or right is not None) and graph.is_symbolic(checked):

@@ -200,6 +200,10 @@ def binary_cross_entropy_with_logits(x: AnyTensor, target: AnyTensor, pos_weight
 def _pair(op: str, x: Any, target: Any) -> tuple[Any, Any]:
     """Return predictions and targets of one shape."""
     x, target = _args.check_array(x, op), _args.check_array(target, op, "target")
+    for operand, name in ((x, "x"), (target, "target")):
+        if isinstance(operand, Value) and operand.dtype != np.float32:
+            message = f"{graph.label(op)}: {name} must be float32, got a symbolic value of {operand.dtype}"
+            raise TypeError(message)
     if x.shape != target.shape:
         message = f"{graph.label(op)}: target must have the shape of x, {x.shape}, got {target.shape}"
         raise ShapeError(message)

@@ -88,6 +88,7 @@ class Module:
         Raises:
             ShapeError: a layer does not fit its input; the text names the layer.
             TypeError: another dtype than float32, float16, float64 and uint8.
+            RuntimeError: called by a signal handler that interrupts a training step of the same parameters.
         """
         if isinstance(x, Value) or graph.current() is not None:
             return self._record(x, *others)
