@@ -27,9 +27,11 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and limi
 
 
 @LINUX
-def test_threads_refused() -> None:
+@pytest.mark.parametrize(("asked", "allowed", "team"), [(9, 8, 9), (10, 5, 5), (8, 2, 2), (6, 1, 2), (9, 0, 1)])
+def test_threads_refused(asked: int, allowed: int, team: int) -> None:
     """Half as many are asked for, and half again, down to none; the bits are those of one thread."""
-    run("fault_programs", "refused_threads", env={"RUST_MIN_STACK": str(fault_programs.STACK)})
+    env = {"RUST_MIN_STACK": str(fault_programs.STACK)}
+    run("fault_programs", "refused_threads", asked, allowed, team, env=env)
 
 
 @LINUX
@@ -132,7 +134,7 @@ def test_panic_in_a_step() -> None:
     trainer.step(x, labels)
     before = model.state_dict(copy=True)
     expected = model(x).copy()
-    steps = steps_of(trainer._programs.step(x, False)._program, 64)
+    steps = steps_of(trainer._programs.step(x, labels, trainer._recipe())._program, 64)
     writing = [number for number, step in enumerate(steps) if step["op"] == "sgd"]
     assert writing
     for number, step in enumerate(steps):

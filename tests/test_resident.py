@@ -48,7 +48,7 @@ print(json.dumps([plan["peak_bytes"], peak() - before]))
 STEP = """
 trainer = Trainer(make(), optim.SGD(lr=0.01, momentum=0.9))
 trainer.step(x[:2], labels[:2])
-plan = trainer._programs.step(x, False)._program.plan(batch)
+plan = trainer._programs.step(x, labels, trainer._recipe())._program.plan(batch)
 cnnrs.clear_cache()
 before = restart()
 trainer.step(x, labels)
