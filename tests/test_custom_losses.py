@@ -11,8 +11,8 @@ import pytest
 import cnnrs
 import oracle_elementwise as oracle
 from cases import Array, real
-from cnnrs import nn, optim, testing
 from cnnrs import functional as F
+from cnnrs import nn, optim, testing
 
 Wide = oracle.Array
 

@@ -206,7 +206,9 @@ fn gradients_of_functions_of_one_number() {
                 // Away from the kinks, which have a test of their own.
                 let mut x: Vec<f32> = values(1, len).iter().map(|x| x * 4.0 + 1e-3).collect();
                 if matches!(kind, UnaryKind::Log | UnaryKind::Sqrt) {
-                    x.iter_mut().for_each(|x| *x = x.abs() + 0.1);
+                    for x in &mut x {
+                        *x = x.abs() + 0.1;
+                    }
                 }
                 let y: Vec<f32> = x.iter().map(|&x| forward(kind, f64::from(x)) as f32).collect();
                 let g = values(2, len);
