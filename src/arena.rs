@@ -4,9 +4,10 @@
 //! was inside a run at the same time) and [`SPARE`] bytes. So a process that meets many shapes keeps what its largest
 //! plan needs, not the sum of all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::error::Result;
+use crate::sync::Brief;
 use crate::tensor::{AlignedBuf, GUARD, Slot, scratch_pitch};
 
 /// Working memory of one run, kept for the next, with the tables of addresses that a warm run must not allocate.
@@ -151,11 +152,13 @@ impl Pool {
         arena
     }
 
-    fn give_arena(&mut self, arena: Arena) {
+    fn give_arena(&mut self, arena: Arena) -> Option<Arena> {
         self.callers[0] = self.callers[0].saturating_sub(1);
-        if self.arenas.len() < MAX_ARENAS {
-            self.arenas.push(arena);
+        if self.arenas.len() == MAX_ARENAS {
+            return Some(arena);
         }
+        self.arenas.push(arena);
+        None
     }
 
     fn take_output(&mut self, bytes: usize) -> Option<AlignedBuf> {
@@ -178,16 +181,10 @@ impl Pool {
     }
 }
 
-static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+static POOL: Brief<Option<Pool>> = Brief::new(None);
 
-fn with_pool<T>(body: impl FnOnce(&mut Pool) -> T) -> Option<T> {
-    // After a fork the lock may be held by a thread that does not exist here: such a process does without the pool.
-    let mut guard: MutexGuard<'_, Option<Pool>> = if crate::parallel::after_fork() {
-        POOL.try_lock().ok()?
-    } else {
-        POOL.lock().unwrap_or_else(PoisonError::into_inner)
-    };
-    Some(body(guard.get_or_insert_with(Pool::new)))
+fn with_pool<T>(body: impl FnOnce(&mut Pool) -> T) -> T {
+    POOL.with(|pool| body(pool.get_or_insert_with(Pool::new)))
 }
 
 /// An arena that nobody else uses; it goes back to the pool when dropped.
@@ -196,13 +193,14 @@ struct Lease(Arena);
 impl Drop for Lease {
     fn drop(&mut self) {
         let arena = std::mem::take(&mut self.0);
-        with_pool(|pool| pool.give_arena(arena));
+        // One that does not fit is dropped behind the lock.
+        drop(with_pool(|pool| pool.give_arena(arena)));
     }
 }
 
 /// Runs `body` on an arena that nobody else uses meanwhile; the largest waiting one is taken.
 pub fn with_arena<T>(needs: Needs, body: impl FnOnce(&mut Arena) -> T) -> T {
-    let mut lease = Lease(with_pool(|pool| pool.take_arena(needs)).unwrap_or_default());
+    let mut lease = Lease(with_pool(|pool| pool.take_arena(needs)));
     body(&mut lease.0)
 }
 
@@ -210,8 +208,8 @@ pub fn with_arena<T>(needs: Needs, body: impl FnOnce(&mut Arena) -> T) -> T {
 pub fn take_output(bytes: usize) -> Result<AlignedBuf> {
     let bytes = bytes + GUARD;
     match with_pool(|pool| pool.take_output(bytes)) {
-        Some(Some(buffer)) => Ok(buffer),
-        _ => AlignedBuf::new(bytes),
+        Some(buffer) => Ok(buffer),
+        None => AlignedBuf::new(bytes),
     }
 }
 

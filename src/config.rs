@@ -3,10 +3,11 @@
 //! The package reads no other environment variables than the ones named here and, in Python, those of the data sets.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 use crate::simd::Isa;
+use crate::sync::fork;
 
 /// Most threads anybody can ask for.
 pub const MAX_THREADS: usize = 256;
@@ -48,7 +49,7 @@ fn once<T: Clone>(
     name: &str,
     parse: impl Fn(&str) -> Result<T>,
 ) -> Result<Option<T>> {
-    cell.get_or_init(|| variable(name).map(|text| parse(text.trim())).transpose()).clone()
+    fork::once(cell, || variable(name).map(|text| parse(text.trim())).transpose()).clone()
 }
 
 /// Checks a number of threads.
@@ -144,10 +145,19 @@ pub fn threads() -> Result<(usize, &'static str)> {
     Ok((default_threads(), "cores this process may use (affinity and cgroup quota)"))
 }
 
-/// The cores this process may use: affinity mask and cgroup quota, as the standard library reads them.
+/// The cores this process may use: affinity mask and cgroup quota, as the standard library reads them; read once per
+/// process, so that a forked worker which was pinned before its first call sees its own mask.
 fn default_threads() -> usize {
-    static FOUND: OnceLock<usize> = OnceLock::new();
-    *FOUND.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS))
+    /// Generation of the process, then the number; never zero once it was read.
+    static FOUND: AtomicU64 = AtomicU64::new(0);
+    let generation = u64::from(fork::generation()) << 32;
+    let found = FOUND.load(Ordering::Relaxed);
+    if found != 0 && found & !0xffff_ffff == generation {
+        return (found & 0xffff_ffff) as usize;
+    }
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS);
+    FOUND.store(generation | count as u64, Ordering::Relaxed);
+    count
 }
 
 /// Whether `CNNRS_VERBOSE=dispatch` asks to print each compiled plan; `profile` is not there yet.
@@ -157,6 +167,16 @@ pub fn verbose_dispatch() -> Result<bool> {
         "dispatch" => Ok(true),
         "profile" => Err(Error::Unsupported("CNNRS_VERBOSE=profile is not there yet".into())),
         _ => Err(Error::Value(format!("CNNRS_VERBOSE expects dispatch or profile, received {text:?}"))),
+    })?;
+    Ok(found.unwrap_or(false))
+}
+
+/// Whether `CNNRS_CHECK=finite` asks to look for NaN and infinities after every step; plans then fuse nothing.
+pub fn check_finite() -> Result<bool> {
+    static CELL: OnceLock<Result<Option<bool>>> = OnceLock::new();
+    let found = once(&CELL, "CNNRS_CHECK", |text| match text {
+        "finite" => Ok(true),
+        _ => Err(Error::Value(format!("CNNRS_CHECK expects finite, received {text:?}"))),
     })?;
     Ok(found.unwrap_or(false))
 }

@@ -18,6 +18,10 @@ pub enum Error {
     Memory(u128),
     /// The caller asked to stop before anything was written.
     Interrupted,
+    /// The moment is wrong: nothing is amiss with the arguments, and the same call can succeed at another time.
+    State(String),
+    /// NaN or an infinity among the results of a node, with `CNNRS_CHECK=finite`.
+    NotFinite(String),
     /// A bug of this library: an invariant that does not hold.
     Internal(String),
 }
@@ -28,7 +32,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shape(text) | Self::Type(text) | Self::Value(text) | Self::Unsupported(text) => f.write_str(text),
+            Self::Shape(text)
+            | Self::Type(text)
+            | Self::Value(text)
+            | Self::Unsupported(text)
+            | Self::State(text)
+            | Self::NotFinite(text) => f.write_str(text),
             Self::Memory(bytes) => write!(f, "cannot allocate {bytes} bytes"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Internal(text) => write!(f, "internal error: {text}"),
@@ -51,6 +60,8 @@ impl Error {
             Self::Type(text) => Self::Type(add(text)),
             Self::Value(text) => Self::Value(add(text)),
             Self::Unsupported(text) => Self::Unsupported(add(text)),
+            Self::State(text) => Self::State(add(text)),
+            Self::NotFinite(text) => Self::NotFinite(add(text)),
             Self::Internal(text) => Self::Internal(add(text)),
             other @ (Self::Memory(_) | Self::Interrupted) => other,
         }

@@ -2,7 +2,8 @@
 //!
 //! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
 //! looks for an interrupt now and then, until the first step that writes stored tensors; from there a run goes to its
-//! end. Debug builds open and check [`guards`](crate::guards) around every step.
+//! end. Debug builds open and check [`guards`](crate::guards) around every step. With `CNNRS_CHECK=finite` the results of
+//! every step are looked at before the next one begins.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
 use crate::error::{Error, Result};
+use crate::faults;
+use crate::finite;
 use crate::guards;
 use crate::kernels::Kernel;
 use crate::parallel::{Member, region};
 use crate::plan::{Place, Plan};
 use crate::simd::float_mode::FlushDenormals;
+use crate::sync::fork;
 use crate::tensor::{Args, GUARD, Slot};
 
 /// The memory of one run that is not the arena's, by number as the plan counts it.
@@ -24,6 +28,8 @@ pub struct Externals<'a> {
     pub inputs: &'a [Slot],
     /// The results.
     pub outputs: &'a [Slot],
+    /// Whether [`GUARD`] bytes lie behind each result; not behind arrays of the caller.
+    pub guarded: bool,
     /// Stored tensors.
     pub parameters: &'a [Slot],
     /// Packed weights.
@@ -33,19 +39,67 @@ pub struct Externals<'a> {
 /// How often the calling thread looks for an interrupt.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(20);
 
+/// Why a run did not go to its end.
+#[derive(Debug)]
+pub struct Stopped {
+    /// What the caller is told.
+    pub error: Error,
+    /// Whether stored tensors may have been written.
+    pub wrote: bool,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self { error, wrote: false }
+    }
+}
+
+/// Asks the caller now and then, on its own thread, whether it wants to stop.
+struct Watch<'a> {
+    interrupted: &'a (dyn Fn() -> bool + Sync),
+    last: Instant,
+    process: u32,
+}
+
+impl<'a> Watch<'a> {
+    fn new(interrupted: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        Self { interrupted, last: Instant::now(), process: fork::generation() }
+    }
+
+    /// True if the run is to be given up. The caller's code runs in the caller's floating-point mode; it may fork.
+    fn stop(&mut self, flush: &FlushDenormals) -> bool {
+        if self.last.elapsed() < INTERRUPT_PERIOD {
+            return false;
+        }
+        self.last = Instant::now();
+        flush.lifted(self.interrupted) || fork::generation() != self.process
+    }
+}
+
+/// What the caller of a run that was given up is told; `process` is the one it began in.
+fn given_up(process: u32) -> Error {
+    if fork::generation() == process {
+        return Error::Interrupted;
+    }
+    Error::State(
+        "the process was forked inside this call (from a signal handler): the child cannot go on with it".into(),
+    )
+}
+
 /// Runs `plan` on a team of at most `threads`. `interrupted` is asked on the calling thread and may stop the run before
 /// the first write. A warm run allocates nothing but what starting the team costs.
 ///
 /// # Safety
 /// Every slot has the size its buffer has in the plan and stays valid during the call; outputs, and stored tensors
-/// that the plan writes, are accessed by nobody else; no slot overlaps an output; behind outputs lie [`GUARD`] bytes.
+/// that the plan writes, are accessed by nobody else; no slot overlaps an output.
 pub unsafe fn run(
     plan: &Plan,
     externals: Externals<'_>,
     arena: &mut Arena,
     threads: usize,
     interrupted: &(dyn Fn() -> bool + Sync),
-) -> Result<()> {
+) -> std::result::Result<(), Stopped> {
+    let check = crate::config::check_finite()?;
     let memory = arena.memory(plan.arena_bytes)?;
     let (scratch, pitch) = arena.scratch(plan.scratch_bytes, threads)?;
     resolve(plan, externals, arena, memory);
@@ -54,11 +108,14 @@ pub unsafe fn run(
     let stop = AtomicUsize::new(usize::MAX);
     let panicked = AtomicUsize::new(usize::MAX);
     let overrun = AtomicUsize::new(usize::MAX);
+    let not_finite = AtomicUsize::new(usize::MAX);
+    let fault = faults::panic_at();
+    let process = fork::generation();
     let caller = std::thread::current().id();
     let body = |member: Member<'_>| {
-        let _flush = FlushDenormals::new();
+        let flush = FlushDenormals::new();
         let scratch = Slot::new(scratch.ptr().wrapping_add(member.rank * pitch), plan.scratch_bytes);
-        let mut clock = (member.rank == 0 && std::thread::current().id() == caller).then(Instant::now);
+        let mut watch = (member.rank == 0 && std::thread::current().id() == caller).then(|| Watch::new(interrupted));
         let mut offset = 0;
         for (index, step) in plan.steps.iter().enumerate() {
             let slots = &operands[offset..offset + step.operands.len()];
@@ -67,17 +124,18 @@ pub unsafe fn run(
             if GUARD > 0 {
                 // SAFETY: scratch is this member's; buffers that this step is the first to touch are touched by nobody
                 // before the barrier.
-                unsafe { open(plan, index, buffers, scratch, member) };
+                unsafe { open(plan, index, buffers, externals.guarded, scratch, member) };
                 member.wait();
             }
             let work = || {
+                assert!(fault != Some((index, member.rank)), "injected by a test");
                 // SAFETY: `resolve` gave every operand its buffer; steps are separated by barriers and tasks of one
                 // step write different elements.
                 let args = unsafe { Args::new(slots) };
                 for task in member.share(step.kernel.tasks()) {
                     // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
                     unsafe { step.kernel.run(task, &args, scratch.ptr()) };
-                    if !writes && poll(&mut clock, interrupted) {
+                    if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
                         stop.fetch_min(index, Ordering::SeqCst);
                     }
                     if stop.load(Ordering::Relaxed) <= index {
@@ -96,11 +154,21 @@ pub unsafe fn run(
             member.wait();
             if GUARD > 0 {
                 // SAFETY: nobody writes before the next barrier.
-                if member.rank == 0 && !unsafe { intact(plan, index, buffers) } {
+                if member.rank == 0 && !unsafe { intact(plan, index, buffers, externals.guarded) } {
                     overrun.fetch_min(index, Ordering::SeqCst);
                 }
                 stop.fetch_min(overrun.load(Ordering::SeqCst), Ordering::SeqCst);
                 member.wait();
+            }
+            if check && !step.results.is_empty() {
+                // What a step that was given up has left behind says nothing.
+                let whole = stop.load(Ordering::SeqCst) > index;
+                // SAFETY: nobody writes before the next barrier.
+                if member.rank == 0 && whole && !unsafe { finite::holds(step, slots) } {
+                    not_finite.store(index, Ordering::SeqCst);
+                }
+                member.wait();
+                stop.fetch_min(not_finite.load(Ordering::SeqCst), Ordering::SeqCst);
             }
             if stop.load(Ordering::SeqCst) <= index {
                 return;
@@ -110,11 +178,19 @@ pub unsafe fn run(
     region(threads, &body);
     let bug = |index: usize, what: &str| {
         let step = &plan.steps[index];
-        Err(Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name))
+        let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);
+        Err(Stopped { error, wrote: index >= plan.first_effect })
     };
+    let not_finite = not_finite.into_inner();
+    if not_finite < usize::MAX {
+        let offset = plan.steps[..not_finite].iter().map(|step| step.operands.len()).sum::<usize>();
+        // SAFETY: the step has run and the team is gone.
+        let error = unsafe { finite::error(plan, not_finite, &operands[offset..]) };
+        return Err(Stopped { error, wrote: not_finite >= plan.first_effect });
+    }
     match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
         (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
-        (usize::MAX, usize::MAX, _) => Err(Error::Interrupted),
+        (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
         (usize::MAX, index, _) => bug(index, "wrote past the end of a buffer"),
         (index, _, _) => bug(index, "panicked"),
     }
@@ -123,8 +199,8 @@ pub unsafe fn run(
 /// Opens this member's scratch and, on the calling thread, the buffers that step `index` is the first to touch.
 ///
 /// # Safety
-/// Nobody else accesses them meanwhile; guards lie behind them.
-unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, member: Member<'_>) {
+/// Nobody else accesses them meanwhile; guards lie behind them, behind results if `guarded` says so.
+unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], guarded: bool, scratch: Slot, member: Member<'_>) {
     // SAFETY: the caller's word; `scratch_pitch` leaves room for the guard.
     unsafe { guards::open(scratch) };
     if member.rank > 0 {
@@ -132,6 +208,9 @@ unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, membe
     }
     let first = plan.births.partition_point(|&(step, _)| step < index);
     for &(_, buffer) in plan.births[first..].iter().take_while(|&&(step, _)| step == index) {
+        if !guarded && matches!(plan.buffers[buffer].place, Place::Output(_)) {
+            continue;
+        }
         // SAFETY: the caller's word; the plan leaves room for guards in the arena, and outputs have one.
         unsafe { guards::open(buffers[buffer]) };
     }
@@ -141,23 +220,16 @@ unsafe fn open(plan: &Plan, index: usize, buffers: &[Slot], scratch: Slot, membe
 ///
 /// # Safety
 /// Nobody writes them meanwhile.
-unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot]) -> bool {
+unsafe fn intact(plan: &Plan, index: usize, buffers: &[Slot], guarded: bool) -> bool {
     plan.steps[index].operands.iter().all(|&buffer| {
-        let guarded = matches!(plan.buffers[buffer].place, Place::Arena(_) | Place::Output(_));
+        let guarded = match plan.buffers[buffer].place {
+            Place::Arena(_) => true,
+            Place::Output(_) => guarded,
+            _ => false,
+        };
         // SAFETY: opened before the first step that touches it.
         !guarded || unsafe { guards::intact(buffers[buffer]) }
     })
-}
-
-/// True once, after the period has passed, if the caller wants to stop.
-fn poll(clock: &mut Option<Instant>, interrupted: &(dyn Fn() -> bool + Sync)) -> bool {
-    match clock {
-        Some(last) if last.elapsed() >= INTERRUPT_PERIOD => {
-            *last = Instant::now();
-            interrupted()
-        }
-        _ => false,
-    }
 }
 
 /// Fills the arena's tables: the address of every buffer, then of every operand of every step.
@@ -188,14 +260,60 @@ fn resolve(plan: &Plan, externals: Externals<'_>, arena: &mut Arena, memory: *mu
 ///
 /// # Safety
 /// As for [`run`]: the slots are the kernel's operands and its results belong to the caller.
-pub unsafe fn run_kernel(kernel: &dyn Kernel, slots: &[Slot], arena: &mut Arena) -> Result<()> {
+pub unsafe fn run_kernel(
+    kernel: &dyn Kernel,
+    slots: &[Slot],
+    arena: &mut Arena,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<()> {
     let (scratch, _) = arena.scratch(kernel.scratch(), 1)?;
-    let _flush = FlushDenormals::new();
-    // SAFETY: the caller's word.
-    let args = unsafe { Args::new(slots) };
-    for task in 0..kernel.tasks() {
-        // SAFETY: tasks of this kernel, one after the other.
-        unsafe { kernel.run(task, &args, scratch) };
+    let flush = FlushDenormals::new();
+    let mut watch = Watch::new(interrupted);
+    let work = || {
+        // SAFETY: the caller's word.
+        let args = unsafe { Args::new(slots) };
+        for task in 0..kernel.tasks() {
+            // SAFETY: tasks of this kernel, one after the other.
+            unsafe { kernel.run(task, &args, scratch) };
+            if watch.stop(&flush) {
+                return false;
+            }
+        }
+        true
+    };
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(given_up(watch.process)),
+        Err(_) => Err(Error::Internal(format!("{} panicked", kernel.name()))),
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Kernel for Broken {
+        fn name(&self) -> String {
+            "broken".into()
+        }
+        fn tasks(&self) -> usize {
+            1
+        }
+        fn flops(&self) -> u64 {
+            0
+        }
+        unsafe fn run(&self, task: usize, _args: &Args<'_>, _scratch: *mut u8) {
+            assert!(task > 0, "as intended");
+        }
+    }
+
+    #[test]
+    fn a_panic_while_packing_is_an_error_that_names_the_kernel() {
+        // SAFETY: the kernel touches no operand.
+        let result = unsafe { run_kernel(&Broken, &[], &mut Arena::default(), &|| false) };
+        assert_eq!(result, Err(Error::Internal("broken panicked".into())));
+    }
 }

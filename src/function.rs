@@ -247,9 +247,16 @@ impl AxisMap {
     /// For result `i` of a line of `from ≥ 1` elements: the elements it sums and their weights, in ascending order.
     ///
     /// Computed in double precision; a weight of zero is left out.
-    pub fn row(self, i: usize, from: usize) -> Vec<(usize, f64)> {
+    pub fn row(self, i: usize, from: usize) -> impl ExactSizeIterator<Item = (usize, f64)> {
+        let (first, count, weight, others) = self.run(i, from);
+        (first..first + count).map(move |j| (j, if j == first { weight } else { others }))
+    }
+
+    /// First element and number of elements of a row, and the weights of the first and of all others.
+    fn run(self, i: usize, from: usize) -> (usize, usize, f64, f64) {
+        let single = |j| (j, 1, 1.0, 0.0);
         match self {
-            Self::Nearest { to } => vec![((i * from / to).min(from - 1), 1.0)],
+            Self::Nearest { to } => single((i * from / to).min(from - 1)),
             Self::Linear { to, align_corners } => {
                 let (place, from_f) = (i as f64, from as f64);
                 let at = match (align_corners, to) {
@@ -260,18 +267,14 @@ impl AxisMap {
                 let at = at.clamp(0.0, from_f - 1.0);
                 let low = (at.floor() as usize).min(from - 1);
                 let share = at - low as f64;
-                if share == 0.0 || low + 1 == from {
-                    vec![(low, 1.0)]
-                } else {
-                    vec![(low, 1.0 - share), (low + 1, share)]
-                }
+                if share == 0.0 || low + 1 == from { single(low) } else { (low, 2, 1.0 - share, share) }
             }
             Self::AdaptiveAvg { to } => {
                 let (first, last) = (i * from / to, ((i + 1) * from).div_ceil(to));
                 let weight = 1.0 / (last - first) as f64;
-                (first..last).map(|j| (j, weight)).collect()
+                (first, last - first, weight, weight)
             }
-            Self::PadEdge { before, .. } => vec![(i.saturating_sub(before).min(from - 1), 1.0)],
+            Self::PadEdge { before, .. } => single(i.saturating_sub(before).min(from - 1)),
             Self::PadReflect { before, .. } => {
                 let place = i as isize - before as isize;
                 let end = from as isize - 1;
@@ -282,8 +285,18 @@ impl AxisMap {
                 } else {
                     place
                 };
-                vec![(mirrored as usize, 1.0)]
+                single(mirrored as usize)
             }
+        }
+    }
+
+    /// At least as many as the entries of all rows together.
+    pub fn most_entries(self, from: usize) -> usize {
+        let to = self.size(from);
+        match self {
+            Self::Linear { .. } => 2 * to,
+            Self::AdaptiveAvg { .. } => from + 2 * to,
+            Self::Nearest { .. } | Self::PadEdge { .. } | Self::PadReflect { .. } => to,
         }
     }
 }

@@ -8,12 +8,15 @@
 //! * [`plan`]: kernels chosen, memory placed; immutable and shared.
 //! * [`exec`]: runs a plan on a team of threads ([`parallel`]) in an [`arena`].
 //! * [`kernels`]: one op each, over the [`simd`] layer; know nothing of graphs.
+//! * [`sync`]: the locks, none of which a fork can leave held.
 //! * [`program`]: a graph with its stored tensors and its plans by batch size.
 
 pub mod arena;
 pub mod config;
 pub mod error;
 pub mod exec;
+pub mod faults;
+mod finite;
 pub mod function;
 pub mod graph;
 pub mod guards;
@@ -29,5 +32,6 @@ pub mod random;
 pub mod reference;
 pub mod simd;
 pub mod storage;
+pub mod sync;
 pub mod tensor;
 pub mod window;

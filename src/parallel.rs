@@ -2,15 +2,21 @@
 //!
 //! The calling thread works too, as rank 0. One region at a time runs on the pool; a second caller meanwhile runs its
 //! region alone on its own thread, which gives the same bits. After a fork the child starts without a pool; the
-//! parent's is leaked there, never joined.
+//! parent's is leaked there, never joined. A child that was forked inside a region leaves it without the others.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, Thread};
+
+use crate::sync::fork;
 
 /// The workers beside the calling thread.
+#[derive(Default)]
 struct Workers {
     /// `None` if one thread was asked for or no thread could be had.
     pool: Option<rayon::ThreadPool>,
+    /// The pool's threads.
+    threads: Vec<JoinHandle<()>>,
     /// The team size that was asked for; the pool may be smaller.
     asked: usize,
 }
@@ -20,61 +26,74 @@ impl Workers {
     fn start(size: usize) -> Self {
         let mut workers = size - 1;
         while workers > 0 {
+            // Dropped where a thread is refused: those that were started are gone before fewer are asked for.
+            let mut team = Self::none(size);
             let built = rayon::ThreadPoolBuilder::new()
                 .num_threads(workers)
-                .thread_name(|index| format!("cnnrs-{}", index + 1))
+                .spawn_handler(|worker| {
+                    let name = format!("cnnrs-{}", worker.index() + 1);
+                    team.threads.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
+                    Ok(())
+                })
                 .build();
             if let Ok(pool) = built {
-                return Self { pool: Some(pool), asked: size };
+                team.pool = Some(pool);
+                return team;
             }
             workers /= 2;
         }
-        Self { pool: None, asked: size }
+        Self::none(size)
+    }
+
+    /// No workers, though a team of `size` was asked for.
+    fn none(size: usize) -> Self {
+        Self { pool: None, threads: Vec::new(), asked: size }
+    }
+
+    fn team(&self) -> usize {
+        self.threads.len() + 1
     }
 }
 
-/// State of this process; replaced, not reused, after a fork.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.pool = None; // ends the threads
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a panic of a worker was reported where it happened
+        }
+    }
+}
+
+/// State of one process; replaced, not reused, after a fork.
 struct Process {
-    workers: Mutex<Option<Workers>>,
+    generation: u32,
+    workers: Mutex<Workers>,
+    /// Size of the running team, 0 before the first region.
+    running: AtomicUsize,
 }
 
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
-static INSIDE_CHILD: AtomicBool = AtomicBool::new(false);
 
 fn process() -> &'static Process {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        #[cfg(unix)]
-        {
-            extern "C" fn child() {
-                PROCESS.store(std::ptr::null_mut(), Ordering::SeqCst);
-                INSIDE_CHILD.store(true, Ordering::SeqCst);
-            }
-            // SAFETY: registers an async-signal-safe function that lives as long as the program.
-            unsafe { libc::pthread_atfork(None, None, Some(child)) };
+    let generation = fork::generation();
+    let mut found = PROCESS.load(Ordering::Acquire);
+    loop {
+        // SAFETY: null or published once, and never freed: a fork leaks it.
+        match unsafe { found.as_ref() } {
+            Some(process) if process.generation == generation => return process,
+            _ => {}
         }
-    });
-    let found = PROCESS.load(Ordering::Acquire);
-    let found = if found.is_null() {
-        let fresh = Box::into_raw(Box::new(Process { workers: Mutex::new(None) }));
-        match PROCESS.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => fresh,
+        let fresh = Process { generation, workers: Mutex::default(), running: AtomicUsize::new(0) };
+        let fresh = Box::into_raw(Box::new(fresh));
+        match PROCESS.compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => found = fresh,
             Err(other) => {
                 // SAFETY: made by `into_raw` just above and published to nobody.
                 drop(unsafe { Box::from_raw(fresh) });
-                other
+                found = other;
             }
         }
-    } else {
-        found
-    };
-    // SAFETY: published once, never freed: a fork leaks it.
-    unsafe { &*found }
-}
-
-/// True in a process that was forked after the library had been used.
-pub fn after_fork() -> bool {
-    INSIDE_CHILD.load(Ordering::Relaxed)
+    }
 }
 
 /// One thread's place in a region.
@@ -104,16 +123,27 @@ impl Member<'_> {
 }
 
 /// A barrier that spins for some microseconds, then yields its core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Barrier {
     arrived: AtomicUsize,
     generation: AtomicU32,
+    /// The process whose threads meet here. In a child forked meanwhile the others do not exist, and nobody waits.
+    process: u32,
 }
 
 /// Spins before yielding: some tens of microseconds.
 const SPINS: u32 = 4_000;
 
 impl Barrier {
+    fn new() -> Self {
+        Self { arrived: AtomicUsize::new(0), generation: AtomicU32::new(0), process: fork::generation() }
+    }
+
+    /// Whether the others stayed behind in another process.
+    fn cut(&self) -> bool {
+        fork::generation() != self.process
+    }
+
     fn wait(&self, size: usize) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == size {
@@ -124,7 +154,34 @@ impl Barrier {
         let mut spins = 0;
         while self.generation.load(Ordering::Acquire) == generation {
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else if self.cut() {
+                return;
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// A region that is under way.
+struct Region {
+    barrier: Barrier,
+    /// Workers that have not left it.
+    left: AtomicUsize,
+    caller: Thread,
+}
+
+/// Waits until all workers have left the region; also when the caller's part unwinds.
+struct Join<'a>(&'a Region);
+
+impl Drop for Join<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0;
+        while self.0.left.load(Ordering::Acquire) > 0 && !self.0.barrier.cut() {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::park() }
         }
     }
 }
@@ -132,39 +189,55 @@ impl Barrier {
 /// Runs `body` once per thread of a team of `size`: fewer if threads cannot be had, one if the pool is busy. Never more,
 /// so that memory set aside for `size` members is enough.
 ///
-/// `body` must not unwind: a member that leaves early would leave the others waiting.
+/// `body` must not unwind: a member that leaves early would leave the others waiting. If the calling thread forks
+/// inside of it, the child's `body` is to return soon; the other members do not exist there.
 pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
-    let barrier = Barrier::default();
-    let alone = || body(Member { rank: 0, size: 1, barrier: &barrier });
+    let alone = || body(Member { rank: 0, size: 1, barrier: &Barrier::new() });
     if size <= 1 || rayon::current_thread_index().is_some() {
         alone();
         return;
     }
-    let Ok(mut workers) = process().workers.try_lock() else {
+    let process = process();
+    let Ok(mut workers) = process.workers.try_lock() else {
         alone();
         return;
     };
-    if workers.as_ref().is_none_or(|workers| workers.asked != size) {
-        *workers = None;
-        *workers = Some(Workers::start(size));
+    if workers.asked != size {
+        *workers = Workers::default(); // the old threads are gone before new ones are asked for
+        *workers = Workers::start(size);
+        process.running.store(workers.team(), Ordering::Relaxed);
     }
-    let Some(pool) = workers.as_ref().and_then(|workers| workers.pool.as_ref()) else {
+    let size = workers.team();
+    let Some(pool) = workers.pool.as_ref() else {
         drop(workers);
         alone();
         return;
     };
-    let size = pool.current_num_threads() + 1;
-    let barrier = &barrier;
-    pool.in_place_scope(|scope| {
-        scope.spawn_broadcast(move |_, context| body(Member { rank: context.index() + 1, size, barrier }));
-        body(Member { rank: 0, size, barrier });
+    let caller = std::thread::current();
+    let region = Arc::new(Region { barrier: Barrier::new(), left: AtomicUsize::new(size - 1), caller });
+    // SAFETY: only the type says that the borrow lives on: `join` below outlives every use of it by a worker, and a
+    // forked child has no workers.
+    let shared =
+        unsafe { std::mem::transmute::<&(dyn Fn(Member<'_>) + Sync), &'static (dyn Fn(Member<'_>) + Sync)>(body) };
+    let _join = Join(&region);
+    pool.spawn_broadcast({
+        let region = region.clone();
+        move |context| {
+            shared(Member { rank: context.index() + 1, size, barrier: &region.barrier });
+            if region.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                region.caller.unpark();
+            }
+        }
     });
+    body(Member { rank: 0, size, barrier: &region.barrier });
 }
 
 /// The team size of the running pool, if one runs: smaller than what was asked for where threads were refused.
 pub fn running_threads() -> Option<usize> {
-    let workers = process().workers.lock().unwrap_or_else(PoisonError::into_inner);
-    workers.as_ref().map(|workers| workers.pool.as_ref().map_or(1, |pool| pool.current_num_threads() + 1))
+    match process().running.load(Ordering::Relaxed) {
+        0 => None,
+        team => Some(team),
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +246,7 @@ mod tests {
 
     #[test]
     fn shares_cover_all_tasks_once() {
-        let barrier = Barrier::default();
+        let barrier = Barrier::new();
         for (size, count) in [(1, 7), (2, 7), (5, 3), (3, 0)] {
             let all: Vec<usize> =
                 (0..size).flat_map(|rank| Member { rank, size, barrier: &barrier }.share(count)).collect();
@@ -196,5 +269,27 @@ mod tests {
             }
         });
         assert_eq!(wrong.load(Ordering::SeqCst), 0);
+    }
+
+    /// Team sizes that a region inside of `outer` sees.
+    fn sizes_inside(outer: &dyn Fn(&(dyn Fn() + Sync))) -> Vec<usize> {
+        let sizes = Mutex::new(Vec::new());
+        outer(&|| region(2, &|member| sizes.lock().expect("no panic").push(member.size)));
+        sizes.into_inner().expect("no panic")
+    }
+
+    #[test]
+    fn a_region_inside_a_region_runs_alone() {
+        let sizes = sizes_inside(&|body| region(2, &|_| body()));
+        assert!(!sizes.is_empty() && sizes.iter().all(|&size| size == 1), "{sizes:?}");
+    }
+
+    #[test]
+    fn a_region_inside_another_pool_runs() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        let sizes = sizes_inside(&|body| {
+            pool.broadcast(|_| body());
+        });
+        assert_eq!(sizes, [1, 1, 1]);
     }
 }

@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
 use crate::error::{Error, Result};
 use crate::exec::{self, Externals};
+use crate::finite;
 use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::storage::Stored;
+use crate::sync::{Access, Brief, Held, InsideRun, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
 /// Most plans that programs which belong together keep.
@@ -31,6 +33,22 @@ pub struct InputView<'a> {
 unsafe impl Send for InputView<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for InputView<'_> {}
+
+/// Memory of the caller for a result: C-contiguous, aligned, of the stated type.
+#[derive(Debug, Clone)]
+pub struct OutputView<'a> {
+    /// Sizes.
+    pub shape: &'a [usize],
+    /// Element type.
+    pub dtype: DType,
+    /// First element.
+    pub data: *mut u8,
+}
+
+// SAFETY: an address and facts; the caller of `run_given` vouches for the memory.
+unsafe impl Send for OutputView<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for OutputView<'_> {}
 
 /// A result: its memory, shape and type.
 #[derive(Debug)]
@@ -60,15 +78,11 @@ struct Plans {
 /// The plans of programs that belong together, such as those of one model: of all of them the least recently used goes
 /// first.
 #[derive(Debug, Default)]
-pub struct PlanCache(Mutex<Plans>);
+pub struct PlanCache(Brief<Plans>);
 
 impl PlanCache {
-    fn with<T>(&self, body: impl FnOnce(&mut Plans) -> T) -> T {
-        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn get(&self, key: &Key) -> Option<Arc<Plan>> {
-        self.with(|plans| {
+        self.0.with(|plans| {
             plans.clock += 1;
             let (used, plan) = plans.kept.get_mut(key)?;
             *used = plans.clock;
@@ -78,7 +92,7 @@ impl PlanCache {
 
     fn put(&self, key: Key, plan: Arc<Plan>) {
         // What goes is dropped outside of the lock.
-        let _gone = self.with(|plans| {
+        let _gone = self.0.with(|plans| {
             let full = plans.kept.len() >= MAX_PLANS && !plans.kept.contains_key(&key);
             let oldest = plans.kept.iter().filter(|_| full).min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
             let gone = oldest.and_then(|oldest| plans.kept.remove(&oldest));
@@ -88,7 +102,7 @@ impl PlanCache {
 
     /// Number of plans kept.
     pub fn len(&self) -> usize {
-        self.with(|plans| plans.kept.len())
+        self.0.with(|plans| plans.kept.len())
     }
 
     /// Whether no plan is kept.
@@ -97,7 +111,8 @@ impl PlanCache {
     }
 
     fn forget(&self, program: u64) {
-        self.with(|plans| plans.kept.retain(|key, _| key.program != program));
+        // What goes is dropped outside of the lock.
+        let _gone: Vec<_> = self.0.with(|plans| plans.kept.extract_if(|key, _| key.program == program).collect());
     }
 }
 
@@ -261,19 +276,37 @@ impl Program {
 
     /// Runs on the caller's arrays and appends the results.
     ///
-    /// Everything is checked and all memory is had before anything runs. Stored tensors that the graph writes are locked
-    /// for this call alone; if it fails, or `interrupted` stops it before the first write, they are as they were.
-    ///
     /// # Safety
-    /// Each view's data is readable for the whole call; other threads may write it, which gives a mixture.
+    /// As for [`Program::run_given`].
     pub unsafe fn run_into(
         &self,
         inputs: &[InputView<'_>],
         results: &mut Vec<OutputBuf>,
         interrupted: &(dyn Fn() -> bool + Sync),
     ) -> Result<()> {
+        // SAFETY: the caller's word.
+        unsafe { self.run_given(inputs, &[], results, interrupted) }
+    }
+
+    /// Runs on the caller's arrays, writes the first results to the memory that is given for them and appends the rest.
+    ///
+    /// Everything is checked and all memory is had before anything runs. Stored tensors that the graph writes are locked
+    /// for this call alone; if it fails, or `interrupted` stops it before the first write, they are as they were. What
+    /// given memory holds after a failure is undefined.
+    ///
+    /// # Safety
+    /// Each view's data is readable for the whole call, given memory writable; other threads may write both, which gives
+    /// a mixture.
+    pub unsafe fn run_given(
+        &self,
+        inputs: &[InputView<'_>],
+        given: &[OutputView<'_>],
+        results: &mut Vec<OutputBuf>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
         let batch = self.check(inputs)?;
         let plan = self.plan(batch)?;
+        self.check_given(&plan, inputs, given)?;
         for (input, spec) in inputs.iter().zip(&plan.inputs) {
             // SAFETY: the view is readable, by the caller's word.
             unsafe { check_labels(input, spec)? };
@@ -286,7 +319,8 @@ impl Program {
         let result = with_arena(needs, |arena| {
             let mut tables = std::mem::take(&mut arena.externals);
             // SAFETY: the views are readable, by the caller's word.
-            let result = unsafe { self.fill_and_run(&plan, inputs, results, arena, &mut tables, threads, interrupted) };
+            let result =
+                unsafe { self.fill_and_run(&plan, inputs, given, results, arena, &mut tables, threads, interrupted) };
             tables.held.clear();
             arena.externals = tables;
             result
@@ -297,12 +331,71 @@ impl Program {
         result
     }
 
+    /// Given memory has the shape and type of its result and shares no byte with anything that the run touches.
+    fn check_given(&self, plan: &Plan, inputs: &[InputView<'_>], given: &[OutputView<'_>]) -> Result<()> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        if given.len() > plan.outputs.len() {
+            return Err(Error::Internal(format!(
+                "{} results, received memory for {}",
+                plan.outputs.len(),
+                given.len()
+            )));
+        }
+        let slot = |shape: &[usize], dtype: DType, data: *mut u8| {
+            Slot::new(data, shape.iter().product::<usize>() * dtype.size())
+        };
+        let mut taken: Vec<(String, Slot)> = Vec::new();
+        for (input, &id) in inputs.iter().zip(self.graph.inputs()) {
+            let name = self.graph.value(id).name.clone();
+            taken.push((name, slot(input.shape, input.dtype, input.data.cast_mut())));
+        }
+        for (stored, &id) in self.parameters.iter().zip(self.graph.parameters()) {
+            taken.push((self.graph.value(id).name.clone(), stored.slot()));
+        }
+        for (view, (shape, dtype)) in given.iter().zip(&plan.outputs) {
+            if view.dtype != *dtype {
+                let (want, got) = (dtype.name(), view.dtype.name());
+                return Err(Error::Type(format!("out expects {want}, received {got}")));
+            }
+            if *view.shape != **shape {
+                let (want, got) = (shape_text(shape), shape_text(view.shape));
+                return Err(Error::Shape(format!("out expects the result's shape {want}, received {got}")));
+            }
+            let own = slot(view.shape, view.dtype, view.data);
+            if let Some((name, _)) = taken.iter().find(|(_, other)| own.meets(*other)) {
+                return Err(Error::Value(format!("out shares memory with {name}: give an array of its own")));
+            }
+            taken.push(("another out".into(), own));
+        }
+        Ok(())
+    }
+
+    /// Stored tensors and inputs are finite.
+    ///
     /// # Safety
-    /// The views were checked against the plan and are readable.
+    /// The views are readable, and nobody writes the stored tensors.
+    unsafe fn check_finite(&self, tables: &ExternalTables) -> Result<()> {
+        let ids = self.graph.inputs().iter().chain(self.graph.parameters());
+        for (&id, &slot) in ids.zip(tables.inputs.iter().chain(&tables.parameters)) {
+            let value = self.graph.value(id);
+            // SAFETY: a slot of floats, by its value's type.
+            let text = (value.dtype == DType::F32).then(|| unsafe { finite::complaint(&value.name, slot) });
+            if let Some(text) = text.flatten() {
+                return Err(Error::NotFinite(text));
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The views were checked against the plan and are readable, given memory is writable.
     unsafe fn fill_and_run(
         &self,
         plan: &Plan,
         inputs: &[InputView<'_>],
+        given: &[OutputView<'_>],
         results: &mut Vec<OutputBuf>,
         arena: &mut Arena,
         tables: &mut ExternalTables,
@@ -315,69 +408,83 @@ impl Program {
         tables.inputs.clear();
         tables.inputs.extend(inputs.iter().map(input));
         tables.outputs.clear();
-        for (shape, dtype) in &plan.outputs {
+        for (index, (shape, dtype)) in plan.outputs.iter().enumerate() {
             let bytes = volume(shape)? * dtype.size();
+            if let Some(view) = given.get(index) {
+                tables.outputs.push(Slot::new(view.data, bytes));
+                continue;
+            }
             let buffer = take_output(bytes)?;
             tables.outputs.push(Slot::new(buffer.ptr(), bytes));
             results.push(OutputBuf { buffer, shape: shape.clone(), dtype: *dtype });
         }
         tables.parameters.clear();
         tables.parameters.extend(self.parameters.iter().map(|stored| stored.slot()));
-        let _locks = self.lock(plan);
+        let waiting = Waiting::here(interrupted);
+        let _inside = InsideRun::enter();
+        let _locks = self.lock(plan, waiting)?;
+        if crate::config::check_finite()? {
+            // SAFETY: stored tensors are locked, views readable.
+            unsafe { self.check_finite(tables)? };
+        }
         tables.packed.clear();
         for job in &plan.packs {
-            let copy = self.packed(job, arena)?;
+            let copy = self.packed(job, arena, waiting, interrupted)?;
             tables.packed.push(Slot::new(copy.ptr(), copy.bytes()));
             tables.held.push(copy);
         }
         let externals = Externals {
             inputs: &tables.inputs,
             outputs: &tables.outputs,
+            guarded: given.is_empty(),
             parameters: &tables.parameters,
             packed: &tables.packed,
         };
-        // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh; written tensors are locked.
-        unsafe { exec::run(plan, externals, arena, threads, interrupted)? };
-        for &slot in &plan.written {
-            self.parameters[slot].touch();
+        // SAFETY: sizes were checked against the plan's own shapes; outputs are fresh, or given and apart from everything
+        // else; written tensors are locked.
+        let result = unsafe { exec::run(plan, externals, arena, threads, interrupted) };
+        if result.as_ref().err().is_none_or(|stopped| stopped.wrote) {
+            for &slot in &plan.written {
+                self.parameters[slot].touch();
+            }
         }
-        Ok(())
+        result.map_err(|stopped| stopped.error)
     }
 
-    fn packed(&self, job: &PackJob, arena: &mut Arena) -> Result<Arc<AlignedBuf>> {
+    fn packed(
+        &self,
+        job: &PackJob,
+        arena: &mut Arena,
+        waiting: Waiting<'_>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Arc<AlignedBuf>> {
         let stored = &self.parameters[job.slot];
-        stored.packed(&job.format, job.bytes, |packed| {
+        stored.packed(&job.format, job.bytes, waiting, |packed| {
             // SAFETY: the weight is read-locked by this run and the packed copy is fresh.
-            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena) }
+            unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena, interrupted) }
         })
     }
 
     /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan) -> Locks<'_> {
-        let mut guards: Vec<Lock<'_>> = LOCKS.take();
+    fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Locks<'_>> {
+        let mut locks = Locks(LOCKS.take());
         let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
         for slots in self.lock_order.chunk_by(same) {
-            let stored = &self.parameters[slots[0]];
             let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
-            guards.push(if writes { Lock::Write(stored.write()) } else { Lock::Read(stored.read()) });
+            let access = if writes { Access::Write } else { Access::Read };
+            locks.0.push(self.parameters[slots[0]].lock(access, waiting)?);
         }
-        Locks(guards)
+        Ok(locks)
     }
 }
 
 thread_local! {
     /// Room for the locks of this thread's next run.
-    static LOCKS: RefCell<Vec<Lock<'static>>> = const { RefCell::new(Vec::new()) };
+    static LOCKS: RefCell<Vec<Held<'static>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Held for the length of a run.
-struct Locks<'a>(Vec<Lock<'a>>);
-
-#[allow(dead_code)] // guards: only their drop matters
-enum Lock<'a> {
-    Read(std::sync::RwLockReadGuard<'a, ()>),
-    Write(std::sync::RwLockWriteGuard<'a, ()>),
-}
+struct Locks<'a>(Vec<Held<'a>>);
 
 impl Drop for Locks<'_> {
     fn drop(&mut self) {

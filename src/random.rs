@@ -2,9 +2,12 @@
 //!
 //! Element `i` of a stream is word `i mod 4` of block `i / 4`; nothing is kept between calls.
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-const ROUNDS: usize = 10;
+/// What a round multiplies by.
+pub const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// What the key grows by from round to round.
+pub const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// Number of rounds.
+pub const ROUNDS: usize = 10;
 
 /// One block of four words.
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -21,30 +24,6 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         ];
     }
     counter
-}
-
-/// [`philox`] of `N` blocks whose first counter words count up from `first`: word `j` of block `i` is `[j][i]`.
-#[inline(always)]
-pub fn philox_blocks<const N: usize>(first: u32, rest: [u32; 3], mut key: [u32; 2]) -> [[u32; N]; 4] {
-    let mut words = [[0; N], [rest[0]; N], [rest[1]; N], [rest[2]; N]];
-    for (i, word) in words[0].iter_mut().enumerate() {
-        *word = first.wrapping_add(i as u32);
-    }
-    for round in 0..ROUNDS {
-        if round > 0 {
-            key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
-        }
-        let [first, second, third, fourth] = &mut words;
-        for (((a, b), c), d) in first.iter_mut().zip(second).zip(third).zip(fourth) {
-            let left = u64::from(MULTIPLIERS[0]) * u64::from(*a);
-            let right = u64::from(MULTIPLIERS[1]) * u64::from(*c);
-            *a = (right >> 32) as u32 ^ *b ^ key[0];
-            *b = right as u32;
-            *c = (left >> 32) as u32 ^ *d ^ key[1];
-            *d = left as u32;
-        }
-    }
-    words
 }
 
 /// The words of one stream, in order.
@@ -109,16 +88,6 @@ mod tests {
     fn blocks_equal_the_published_vectors() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-    }
-
-    #[test]
-    fn blocks_side_by_side_are_single_blocks() {
-        for first in [0, 41, u32::MAX - 3] {
-            let words = philox_blocks::<16>(first, [9, 8, 7], [5, 6]);
-            for (i, counter) in (0..16).map(|i| (i, first.wrapping_add(i as u32))) {
-                assert_eq!(words.map(|word| word[i]), philox([counter, 9, 8, 7], [5, 6]));
-            }
-        }
     }
 
     #[test]

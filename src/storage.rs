@@ -1,10 +1,11 @@
 //! Stored tensors: parameters with their versions, locks and packed copies.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
+use crate::sync::{Access, Brief, Held, RunLock, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
 /// A tensor that lives between runs: floats, or an int64 counter.
@@ -16,9 +17,12 @@ pub struct Stored {
     shape: Vec<usize>,
     dtype: DType,
     data: AlignedBuf,
-    lock: RwLock<()>,
+    lock: RunLock,
     version: AtomicU64,
-    packed: Mutex<HashMap<String, (u64, Arc<AlignedBuf>)>>,
+    /// Held by whoever packs, so that threads which need the same copy make it once.
+    packing: RunLock,
+    /// Copies by format, with the version they were made of.
+    copies: Brief<HashMap<String, (u64, Arc<AlignedBuf>)>>,
 }
 
 impl Stored {
@@ -29,9 +33,10 @@ impl Stored {
             shape,
             dtype,
             data,
-            lock: RwLock::new(()),
+            lock: RunLock::default(),
             version: AtomicU64::new(0),
-            packed: Mutex::new(HashMap::new()),
+            packing: RunLock::default(),
+            copies: Brief::default(),
         })
     }
 
@@ -55,14 +60,15 @@ impl Stored {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Held by a run that reads.
-    pub fn read(&self) -> RwLockReadGuard<'_, ()> {
-        self.lock.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Held by a run that writes.
-    pub fn write(&self) -> RwLockWriteGuard<'_, ()> {
-        self.lock.write().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the tensor may be read or written; see [`RunLock::lock`].
+    ///
+    /// In a forked child whose parent was writing, the elements are some new and some old: that counts as a write.
+    pub fn lock(&self, access: Access, waiting: Waiting<'_>) -> Result<Held<'_>> {
+        let held = self.lock.lock(access, waiting)?;
+        if held.cut {
+            self.touch();
+        }
+        Ok(held)
     }
 
     /// Says that the contents changed, and drops the packed copies of what they were; the caller holds the write lock.
@@ -71,15 +77,15 @@ impl Stored {
         self.forget_packed();
     }
 
-    /// Copies `count` elements in.
+    /// Copies `count` elements in, once no running call uses the tensor.
     ///
     /// # Safety
     /// `source` is readable for `count` elements of the tensor's type, at any alignment.
-    pub unsafe fn assign(&self, source: *const u8, count: usize) -> Result<()> {
+    pub unsafe fn assign(&self, source: *const u8, count: usize, waiting: Waiting<'_>) -> Result<()> {
         if count * self.dtype.size() != self.data.bytes() {
             return Err(Error::Shape(format!("expects {} values, received {count}", shape_text(&self.shape))));
         }
-        let _guard = self.write();
+        let _held = self.lock(Access::Write, waiting)?;
         // SAFETY: both ranges hold `bytes` bytes; `copy` allows overlap, should the source be a view of this tensor.
         unsafe { std::ptr::copy(source, self.data.ptr(), self.data.bytes()) };
         self.touch();
@@ -88,23 +94,46 @@ impl Stored {
 
     /// The packed copy in `format` of the present version, made by `pack` if it is missing or stale.
     ///
-    /// The caller holds the read lock, so that the version stands still.
-    pub fn packed(&self, format: &str, bytes: usize, pack: impl FnOnce(Slot) -> Result<()>) -> Result<Arc<AlignedBuf>> {
-        let mut cache = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = self.version();
-        if let Some((made, buffer)) = cache.get(format)
-            && *made == version
-        {
-            return Ok(buffer.clone());
+    /// The caller holds the tensor's lock, so that the version stands still.
+    pub fn packed(
+        &self,
+        format: &str,
+        bytes: usize,
+        waiting: Waiting<'_>,
+        pack: impl FnOnce(Slot) -> Result<()>,
+    ) -> Result<Arc<AlignedBuf>> {
+        if let Some(found) = self.copy_of(format) {
+            return Ok(found);
         }
+        // A nested call may meet its own thread packing the same weight; it then packs for itself.
+        let _packing = match self.packing.lock(Access::Write, waiting) {
+            Err(Error::State(_)) => None,
+            held => Some(held?),
+        };
+        if let Some(found) = self.copy_of(format) {
+            return Ok(found);
+        }
+        let version = self.version();
         let buffer = Arc::new(AlignedBuf::new(bytes)?);
         pack(Slot::new(buffer.ptr(), buffer.bytes()))?;
-        cache.insert(format.to_owned(), (version, buffer.clone()));
+        let copy = (version, buffer.clone());
+        let stale = self.copies.with(|copies| {
+            let stale: Vec<_> = copies.extract_if(|_, (made, _)| *made != version).collect();
+            copies.insert(format.to_owned(), copy);
+            stale
+        });
+        drop(stale);
         Ok(buffer)
+    }
+
+    /// The copy in `format`, if it was made of the present version.
+    fn copy_of(&self, format: &str) -> Option<Arc<AlignedBuf>> {
+        let version = self.version();
+        self.copies.with(|copies| copies.get(format).filter(|(made, _)| *made == version).map(|(_, copy)| copy.clone()))
     }
 
     /// Drops all packed copies.
     pub fn forget_packed(&self) {
-        self.packed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.copies.with(std::mem::take));
     }
 }

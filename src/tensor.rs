@@ -272,6 +272,13 @@ impl Slot {
     pub fn bytes(self) -> usize {
         self.bytes
     }
+
+    /// Whether both share a byte.
+    pub fn meets(self, other: Self) -> bool {
+        let (start, end) = (self.ptr as usize, self.ptr as usize + self.bytes);
+        let (other_start, other_end) = (other.ptr as usize, other.ptr as usize + other.bytes);
+        self.bytes > 0 && other.bytes > 0 && start < other_end && other_start < end
+    }
 }
 
 /// A readable operand. A raw view, never a slice: Python may hold the same memory.

@@ -182,6 +182,21 @@ EDGE_CASES = [
     ConvCase(2, (7, 7), 17, 17, (3, 3), padding=1, groups=17),  # depthwise
     ConvCase(1, (7, 7), 8, 24, (5, 5), padding=2, groups=8),  # depthwise with a multiplier
     ConvCase(2, (8, 8), 6, 6, (3, 3), stride=(2, 2), padding="same", dilation=(2, 2), groups=6),
+    # Depthwise: channels of less than a vector, of several, and with a rest; lines of several tiles; borders alone.
+    *(ConvCase(2, (5, 6), channels, channels, (3, 3), padding=1, groups=channels) for channels in (2, 5, 8, 15, 16)),
+    *(ConvCase(1, (6, 23), channels, channels, (3, 3), padding=1, groups=channels) for channels in (24, 31, 40, 64)),
+    ConvCase(2, (9, 20), 20, 20, (3, 3), stride=(2, 2), padding=1, groups=20),
+    ConvCase(1, (10, 21), 33, 33, (5, 5), stride=(2, 2), padding="same", groups=33),
+    ConvCase(1, (9, 22), 18, 18, (3, 3), padding="same", dilation=(2, 3), groups=18),
+    ConvCase(2, (12, 13), 9, 9, (3, 2), stride=(3, 2), padding=((3, 0), (1, 2)), dilation=(2, 4), groups=9),
+    ConvCase(1, (4, 4), 16, 16, (7, 9), padding=(3, 4), groups=16),  # no pixel reaches every tap
+    ConvCase(1, (1, 40), 12, 12, (1, 19), padding=(0, 9), groups=12),
+    ConvCase(2, (9, 10), 17, 17, (2, 2), stride=(4, 3), groups=17),  # input pixels without a gradient
+    ConvCase(1, (3, 3), 8, 8, (2, 2), padding=4, groups=8),  # whole windows of padding
+    ConvCase(0, (5, 5), 24, 24, (3, 3), groups=24),
+    ConvCase(2, (0, 4), 6, 6, (2, 2), padding=1, groups=6),
+    ConvCase(2, (7, 9), 6, 12, (3, 3), stride=(2, 1), padding="same", groups=6),
+    ConvCase(1, (8, 7), 3, 48, (3, 3), padding=1, dilation=(1, 2), groups=3),
 ]
 BIG_CASES = [
     ConvCase(3, (20, 20), 64, 96, (3, 3), padding=1),
@@ -194,6 +209,9 @@ BIG_CASES = [
     ConvCase(2, (17, 19), 40, 33, (3, 3), padding=2, dilation=(2, 2)),
     ConvCase(1, (24, 24), 48, 96, (5, 5), padding=2, groups=2),
     ConvCase(2, (28, 28), 96, 96, (3, 3), padding=1, groups=96),
+    ConvCase(3, (29, 28), 136, 136, (3, 3), stride=(2, 2), padding=1, groups=136),
+    ConvCase(2, (14, 14), 72, 144, (5, 5), padding=2, groups=72),
+    ConvCase(1, (1, 3000), 24, 24, (1, 9), padding=(0, 4), groups=24),  # one long line
     ConvCase(1, (64, 80), 16, 17, (3, 3), padding=1),
     ConvCase(1, (6, 6), 512, 32, (3, 3), padding=1),
 ]
@@ -252,8 +270,9 @@ def draw_conv(choose: Choose) -> ConvCase:
     padding, fits = _draw_padding(choose, 4)
     groups = choose(1, 4) if choose(0, 3) == 0 else 1
     channels, out_channels = groups * choose(1, 19), groups * choose(1, 35)
-    if choose(0, 9) == 0:
-        groups = channels = out_channels = choose(1, 20)
+    if choose(0, 7) == 0:
+        groups = channels = choose(1, 40)
+        out_channels = channels * max(choose(-2, 3), 1)
     spare = choose(0, 1) * _least(padding)  # sometimes the kernel fits thanks to the padding only
     least = (1, 1) if fits else (dilation[0] * (kernel[0] - 1) + 1 - spare, dilation[1] * (kernel[1] - 1) + 1 - spare)
     size = (max(choose(1, 14), least[0]), max(choose(1, 14), least[1]))

@@ -203,6 +203,20 @@ def test_random_numbers() -> None:
     assert failures(lambda: None, lambda _: _core.random_permutation(0, 0, 100), nothing) == 1
 
 
+def test_a_warm_step_takes_no_tensor_memory() -> None:
+    """Nor does a warm call whose last result is gone: an allocation that is to fail does not come."""
+    trainer, (x, labels) = trained(3), batch()
+    for _ in range(3):
+        trainer.model(x)
+    for work in (lambda: trainer.step(x, labels), lambda: trainer.model(x)):
+        work()
+        _core.fail_allocation(1)
+        for _ in range(20):
+            work()
+        assert _core.failure_is_due()
+        _core.fail_allocation(0)
+
+
 # For real: no address space is left.
 
 LIMITED = """
@@ -277,3 +291,34 @@ def test_no_address_space(name: str, run_python: Callable[..., Any]) -> None:
     text, same = json.loads(result.stdout)
     assert NAMED.match(text) or text.startswith("Unable to allocate"), text
     assert same
+
+
+SWEEP = """
+model, trainer = make()
+x, labels = x[:300], labels[:300]
+model(x[:4])
+trainer.step(x[:4], labels[:4])
+failed = done = 0
+for spare in range(0, 16 << 20, 1 << 18):
+    for call in (lambda: model(x), lambda: trainer.step(x, labels), make):
+        cnnrs.clear_cache()
+        limited(spare)
+        try:
+            call()
+            done += 1
+        except MemoryError:
+            failed += 1
+        free()
+assert np.isfinite(trainer.step(x, labels))
+print(failed, done)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc/self/status")
+def test_a_limit_anywhere(run_python: Callable[..., Any]) -> None:
+    """Whatever the allocation that hits the limit, the process lives."""
+    result = run_python(LIMITED.partition("small = ")[0] + SWEEP, "call", "0")
+    assert result.returncode == 0, result.stderr
+    failed, done = map(int, result.stdout.split())
+    assert failed > 20
+    assert done > 20

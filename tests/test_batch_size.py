@@ -15,11 +15,9 @@ import pytest
 
 import cnnrs
 from cases import real
-from cnnrs import _core, graph, models, nn
+from cnnrs import Trainer, _core, graph, models, nn, optim
 from cnnrs import functional as F
 from cnnrs._batch_size import BatchSize
-from cnnrs._losses import Loss
-from cnnrs._programs import Programs
 
 Array = npt.NDArray[np.float32]
 BATCHES = (4, 1, 7, 4, 2)
@@ -269,7 +267,55 @@ def test_a_trace_of_a_training_step_is_general() -> None:
         gradients = trace.gradients([loss], [None], [x, *wrt])
     assert not trace.batch_specific
     assert [isinstance(g.shape[0], BatchSize) for g in gradients if g is not None] == [True] + [False] * len(wrt)
-    Programs(model, Loss("cross_entropy"))  # the trainer's own traces are made the same way
+
+
+def squares(logits: Any, target: Any) -> Any:
+    """The sum of squared errors by sample, computed with the batch size as a number."""
+    return F.sum((logits - target) * (logits - target)) * (1.0 / logits.shape[0])
+
+
+@pytest.mark.parametrize("where", ["loss", "model"])
+def test_training_with_the_batch_size_as_a_number(where: str) -> None:
+    """Steps, gradients and measures of a loss or a model that computes with it are those of each batch."""
+    cnnrs.manual_seed(0)
+    scaled = Applied(lambda x: x * float(x.shape[0])) if where == "model" else nn.Identity()
+    model = nn.Sequential(nn.Linear(3, 2), scaled)
+    trainer = Trainer(model, optim.SGD(lr=0.0), loss=squares if where == "loss" else "mse_loss")
+    for batch in (4, 1, 3, 4, 1):
+        x, y = real(batch, 3), real(batch, 2, seed=1)
+        error = model(x).astype(np.float64) - y
+        mean = (error**2).sum() / batch if where == "loss" else (error**2).mean()
+        loss, gradients = trainer.gradients(x, y)
+        by_logits = 2 * error / (batch if where == "loss" else 2 * batch)
+        expected = by_logits.sum(0) * (batch if where == "model" else 1)
+        np.testing.assert_allclose(loss, mean, rtol=1e-5)
+        np.testing.assert_allclose(gradients["0.bias"], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(trainer.step(x, y), mean, rtol=1e-5)
+        np.testing.assert_allclose(trainer.evaluate((x, y))["loss"], mean, rtol=1e-5)
+
+
+def test_training_of_every_kind_of_layer_is_general() -> None:
+    """No layer of the package computes with the batch size: one program serves every batch."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.GroupNorm(2, 6),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.LocalResponseNorm(3),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.Dropout2d(0.2),
+        nn.Flatten(),
+        nn.LayerNorm(6 * 7 * 7),
+        nn.Dropout(0.5),
+        nn.Linear(6 * 7 * 7, 5),
+    )
+    trainer = Trainer(model, optim.Adam(lr=0.01), clip_norm=1.0)
+    for batch in (3, 2, 7, 1):
+        trainer.step(real(batch, 28, 28, 1), np.zeros(batch, np.int64))
+        trainer.evaluate((real(batch, 28, 28, 1), np.zeros(batch, np.int64)))
+    assert len(trainer._programs._cache) == 2
 
 
 def test_gradients_that_depend_on_the_batch_size_are_found() -> None:

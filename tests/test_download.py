@@ -233,6 +233,76 @@ def test_read_only_cache_is_an_os_error(server: Server, tmp_path: Path) -> None:
     assert server.asked == []
 
 
+def test_read_only_folder_that_is_there_is_found_before_the_download(server: Server, tmp_path: Path) -> None:
+    """Making the folder is no proof: it may exist, on a file system that takes no files."""
+    server.replies["/a"] = sending(b"content")
+    folder = tmp_path
+    tmp_path.chmod(0o555)
+    if os.access(tmp_path, os.W_OK):
+        folder = Path("/proc/self")
+        if not folder.is_dir():
+            pytest.skip("nothing is read-only for the superuser here")
+    try:
+        with pytest.raises(OSError, match=str(folder)):
+            fetch([f"{server.url}/a"], folder / "a", anything, max_bytes=10)
+    finally:
+        tmp_path.chmod(0o755)
+    assert server.asked == []
+
+
+CACHE = """
+import sys
+import numpy as np
+import cnnrs
+from cnnrs import Trainer, datasets, functional as F, models, optim
+from cnnrs.cli import main
+
+model = models.lenet5()
+x, labels = np.ones((4, 28, 28, 1), np.float32), np.arange(4)
+model(x)
+Trainer(model, optim.SGD(lr=0.1)).step(x, labels)
+try:
+    datasets.mnist(download=False)
+except FileNotFoundError as error:
+    print("missing:", error)
+try:
+    datasets.mnist()
+except OSError as error:
+    print("refused:", type(error).__name__, error)
+main(["doctor"])
+assert F.relu(x).all()
+"""
+
+
+def test_a_cache_that_cannot_be_had_stops_downloads_only(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Its place is below a regular file, where not even the superuser can make a folder."""
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    result = run_python(CACHE, env={"CNNRS_CACHE": str(cache), "CNNRS_DATA": None, "CNNRS_OFFLINE": None})
+    assert result.returncode == 0, result.stderr
+    assert f"missing: mnist: train-images-idx3-ubyte.gz not found in {cache}/mnist" in result.stdout
+    refused = next(line for line in result.stdout.splitlines() if line.startswith("refused:"))
+    assert refused.split()[1] in {"NotADirectoryError", "FileExistsError"}
+    assert str(tmp_path / "file") in refused
+    assert f"{cache}" in result.stdout.partition("data\n")[2]  # what `doctor` says
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_of_a_read_only_cache_are_read(small: Server, tmp_path: Path) -> None:
+    fill(tmp_path / "cache" / "mnist", DIGITS)
+    folders = [tmp_path / "cache" / "mnist", tmp_path / "cache"]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        check_small(datasets.mnist(), DIGITS)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert small.asked == []
+
+
 def test_full_disk_is_unchanged_and_leaves_nothing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

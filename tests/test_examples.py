@@ -16,6 +16,8 @@ RUNS = {
     "train_lenet.py": (("--epochs", "2", "--output", "weights.safetensors"), r"test loss \d\.\d+, accuracy \d+\.\d\d%"),
     "functional_ops.py": (("--digit", "7"), r"(?s)stride 2, padding 1, dilation 1: 14 .*\na 7 and its edges\n"),
     "custom_module.py": (("--epochs", "1"), r"(?s)epoch 1: mean loss .*\ntest accuracy \d+\.\d\d%\n"),
+    "dice_loss.py": (("--epochs", "1"), r"epoch 1: loss 0\.\d+, overlap on 200 other digits 0\.[5-9]\d*\n"),
+    "equivariance.py": (("--shift", "2", "-3"), r"interior pixels: 462, of them with the same bits: 462\n"),
 }
 
 

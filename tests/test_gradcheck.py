@@ -299,6 +299,40 @@ def test_modules_functions_and_several_arguments() -> None:
     assert gradcheck(lambda x, labels: F.cross_entropy(model(x), labels), (images, np.array([3], np.int32)))
 
 
+def test_training_mode() -> None:
+    """Statistics of the batch, and the same draws of dropout at every point."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Dropout2d(0.5),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64, 3),
+    )
+    before = model.state_dict(copy=True)
+    for training in (True, False):
+        assert gradcheck(model, normal(3, 6, 6, 2), training=training)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert gradcheck(F.dropout, distinct(3, 4), training=True, seed=3)
+
+
+def test_layers_that_normalize() -> None:
+    images = normal(2, 3, 3, 4)
+    for layer in (nn.GroupNorm(2, 4), nn.LayerNorm((3, 3, 4)), nn.LocalResponseNorm(3), nn.BatchNorm2d(4)):
+        assert gradcheck(layer, images)
+        assert gradcheck(layer, images, training=True)
+
+
+def test_buffers_are_no_parameters() -> None:
+    """There is no gradient by running statistics, so that none is asked for."""
+    layer = nn.BatchNorm1d(3)
+    assert layer.running_mean is not None
+    layer.running_mean.assign(np.array([0.5, -1.0, 2.0], np.float32))
+    assert gradcheck(layer, normal(4, 3))
+
+
 @pytest.mark.parametrize("form", [{}, {"activation": "relu", "pool": "max"}], ids=["tanh-avg", "relu-max"])
 def test_lenet(form: dict[str, Any]) -> None:
     """Large tensors are checked in samples and along directions."""

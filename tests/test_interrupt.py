@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -96,6 +97,42 @@ except KeyboardInterrupt:
     assert np.isfinite(trainer.step(images[:50], labels[:50]))
     usable()
 """
+VGG = """
+import time
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        widths = [3, 64, 64, 128, 128, 256, 256]
+        self.features = nn.Sequential(*(
+            layer for ic, oc in zip(widths, widths[1:])
+            for layer in (nn.Conv2d(ic, oc, 3, padding=1), nn.ReLU())
+        ))
+        self.pool = nn.MaxPool2d(4)
+        self.head = nn.Linear(256 * 8 * 8, 10)
+    def forward(self, x):
+        return self.head(F.flatten(self.pool(self.features(x))))
+def digest(state):
+    return [value.tobytes() for value in state.values()]
+model = Net()
+trainer = Trainer(model, optim.SGD(lr=1e-4, momentum=0.9), seed=0)
+images, labels = np.random.default_rng(1).random((32, 32, 32, 3), np.float32), np.arange(32) % 10
+trainer.step(images[:2], labels[:2])
+begun = time.monotonic()
+trainer.step(images[:2], labels[:2])
+print(8 * (time.monotonic() - begun), flush=True)  # seconds within which a signal finds the step of 32 images running
+while True:
+    before, updates = digest(model.state_dict()), trainer.updates
+    ready()
+    try:
+        trainer.step(images, labels)
+        print("finished", flush=True)
+        break
+    except KeyboardInterrupt:
+        now = time.monotonic()
+    assert (digest(model.state_dict()) != before) == (trainer.updates != updates)
+    print(now, trainer.updates - updates, flush=True)
+    assert np.isfinite(trainer.step(images[:1], labels[:1]))
+"""
 PROGRAMS = {"one kernel": ONE_KERNEL, "many steps": MANY_STEPS, "training steps": STEPS, "fit": FIT}
 
 
@@ -125,3 +162,29 @@ def test_interrupt(program: str, delay: float) -> None:
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running {WATCHDOG} s after the signal")
     assert (output.strip(), child.returncode) == ("usable", 0), errors
+
+
+@pytest.mark.parametrize(
+    ("tries", "limit"), [(2, WATCHDOG), pytest.param(15, 0.1, marks=pytest.mark.slow, id="within 100 ms")]
+)
+def test_reaction(tries: int, limit: float) -> None:
+    """A step of a convolutional network ends soon after the signal and has changed nothing.
+
+    The limit of 100 ms, for the median, needs a machine that does nothing else.
+    """
+    with started(VGG) as child:
+        assert child.stdout is not None
+        span = float(child.stdout.readline() or "nan")
+        reactions = []
+        for turn in range(tries):
+            assert child.stdout.readline().strip() == "ready", child.communicate()[1]
+            time.sleep(span * (turn + 1) / tries)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            line = child.stdout.readline().split()
+            assert line, child.communicate()[1]
+            assert line != ["finished"], "the signal was ignored"
+            assert line[1] == "0", "the step is not in its update this early"
+            reactions.append(float(line[0]) - sent)
+        print("reactions:", " ".join(f"{1000 * seconds:.0f} ms" for seconds in sorted(reactions)))
+        assert statistics.median(reactions) <= limit

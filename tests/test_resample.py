@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +226,35 @@ def test_layers_are_the_functions() -> None:
     ]
     for layer, expected in pairs:
         tolerance.assert_same_bits(layer(x), expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_memory_that_cannot_be_had_is_a_memory_error(run_python: Callable[..., Any]) -> None:
+    """Sizes beyond the machine are refused at once, in Python's way."""
+    program = """
+import resource, numpy as np
+from cnnrs import functional as F
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+x, huge = np.ones((1, 2, 1, 1), np.float32), 2**31 - 1
+for call in (
+    lambda: F.upsample(x, (huge, 1)),
+    lambda: F.upsample(x, (1, huge), mode="bilinear"),
+    lambda: F.adaptive_avg_pool2d(x, huge),
+    lambda: F.pad(x, ((huge, 0), (0, 0)), "edge"),
+    lambda: F.pad(x, huge),
+    lambda: F.conv_transpose2d(x, np.ones((1, 1, 1, 1), np.float32), stride=(huge - 1, 1)),
+):
+    try:
+        call()
+    except MemoryError as error:
+        print("refused", error)
+print(F.upsample(x, (4, 1)).ravel().tolist())
+"""
+    result = run_python(program)
+    assert result.returncode == 0, result.stderr
+    *refused, last = result.stdout.splitlines()
+    assert len(refused) == 6, result.stdout
+    assert last == "[1.0, 1.0, 1.0, 1.0]"
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 3, 2), (1, 3, 0, 2)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from cnnrs import graph
+from cnnrs._batch_size import BatchSize
 from cnnrs._core import ShapeError
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ def number(value: object, name: str, op: str, low: float = -math.inf, high: floa
         message = f"{graph.label(op)}: {name} must be {limits}, got {show(value)}"
         raise ValueError(message)
     return result
+
+
+def sizes(x: Any) -> tuple[int, ...]:
+    """Return the shape as numbers for a check alone; another batch size is checked when it is planned."""
+    return tuple(size.peek() if isinstance(size, BatchSize) else size for size in x.shape)
 
 
 def axes(axis: object, ndim: int, op: str) -> list[int]:
@@ -335,6 +341,18 @@ def check_images(x: Any, op: str = "model") -> npt.NDArray[Any]:
         message = f"{graph.label(op)}: x must have a batch axis, got shape ()"
         raise ShapeError(message)
     return x if x.dtype.char == "B" or (x.dtype.char == "f" and x.dtype.isnative) else x.astype(np.float32)
+
+
+def check_apart(out: Any, x: npt.NDArray[Any], op: str) -> None:
+    """Refuse arrays for results that share memory with the input, also where that is converted first.
+
+    Raises:
+        ValueError: they do.
+    """
+    for array in out if isinstance(out, (tuple, list)) else [out]:
+        if isinstance(array, np.ndarray) and np.may_share_memory(array, x):
+            message = f"{graph.label(op)}: out must not share memory with x"
+            raise ValueError(message)
 
 
 def conv_output_size(

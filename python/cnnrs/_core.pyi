@@ -30,6 +30,7 @@ __all__ = [
     "fma_peak",
     "get_algorithm",
     "get_num_threads",
+    "inject_panic",
     "isa_levels",
     "last_input_addresses",
     "random_permutation",
@@ -53,7 +54,7 @@ class UnsupportedError(NotImplementedError):
 
 @final
 class Parameter:
-    """Storage of one float32 tensor: C-contiguous, aligned, versioned."""
+    """Storage of one float32 tensor or int64 counter: C-contiguous, aligned, versioned."""
 
     def __new__(cls, array: npt.NDArray[np.float32]) -> Parameter:
         """Copy a float32 array in.
@@ -172,8 +173,10 @@ class Program:
         The plans are kept in `plans`, or in a cache of the program's own. `rewrites` limits the single rewrites of
         the graph, to find the one that makes a result wrong.
         """
-    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:
+    def run(self, inputs: Sequence[npt.NDArray[Any]], out: Sequence[npt.NDArray[Any]] | None = None) -> list[Any]:
         """Run on arrays given in the order of the `Graph.input` calls.
+
+        The first outputs are written to the arrays in `out`, if there are any, and returned as these.
 
         Returns one NumPy array per output; 0-d float32 outputs come back as Python floats. The batch may
         differ from the traced one.
@@ -231,6 +234,9 @@ def failure_is_due() -> bool:
 
 def last_input_addresses() -> list[int]:
     """Return the addresses the last run on this thread read its inputs from (tests of zero-copy)."""
+
+def inject_panic(step: int, rank: int = 0) -> None:
+    """Make the next run panic in its step number `step` on the member `rank` of its team (for tests)."""
 
 def fma_peak(threads: int, seconds: float) -> float:
     """Measure the register-only FMA rate in GFLOP/s (benches)."""

@@ -107,7 +107,8 @@ class CompiledFunction:
                 raise TypeError(message)
             ids = [trace.operand(output).id for output in outputs]
         program = _core.Program(trace.graph, ids, self._name)
-        return Compiled(program, trace.feed([None] * len(symbols))[len(symbols) :], single, trace.batch_specific)
+        met = trace.feed([None] * len(symbols))[len(symbols) :]
+        return Compiled(program, met, None if single else len(ids), trace.batch_specific)
 
     def __repr__(self) -> str:
         """Name the function."""

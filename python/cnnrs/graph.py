@@ -112,9 +112,10 @@ _UFUNCS: dict[Any, str] = {
 class Value:
     """A tensor that exists only as a symbol while a model is traced.
 
-    It has a shape, a number of dimensions, a dtype and the operators `+ - * / @` with values, arrays, parameters
-    and numbers; everything that needs numbers is a `TypeError` that names the layer and the way out. Sizes that
-    follow the batch are `BatchSize`s: a forward may compute with them, and is then traced anew for every batch size.
+    It has a shape, a number of dimensions, a dtype, the operators `+ - * / @` with values, arrays, parameters and
+    numbers, and takes an index of ints and slices; everything that needs numbers is a `TypeError` that names the
+    layer and the way out. Sizes that follow the batch are `BatchSize`s: a forward may compute with them, and is then
+    traced anew for every batch size.
     """
 
     __slots__ = ("_origin", "_trace", "dtype", "id", "shape")
@@ -357,14 +358,15 @@ class Trace:
         return Value(self, value, f"input {name}")
 
     def parameter(self, parameter: Storage, name: str = "") -> Value:
-        """Add an `nn.Parameter`; the same one twice is the same value."""
+        """Add an `nn.Parameter` or `nn.Buffer`; the same one twice is the same value."""
         name = name or self._name_of(parameter)
         value = self.graph.parameter(parameter._storage, name)
-        self._parameters.setdefault(value, name)
+        if not is_buffer(parameter):
+            self._parameters.setdefault(value, name)
         return Value(self, value, f"parameter {name}")
 
     def parameters(self) -> list[tuple[int, str]]:
-        """Return the id and the name of every parameter met so far."""
+        """Return the id and the name of every parameter met so far, without buffers."""
         return list(self._parameters.items())
 
     def _name_of(self, parameter: Storage) -> str:

@@ -116,7 +116,7 @@ def gradcheck(
         wrt = [Tensor(name, value.id) for (name, _), value in given if value.dtype == np.float32]
         if with_parameters:
             wrt += [Tensor(name, value) for value, name in trace.parameters()]
-        feed = trace.feed(arrays)
+        feed = trace.feed(arrays, np.array([seed, 0], np.uint64).view(np.int64))
     return check_graph(trace.graph, [value.id for value in outputs], feed, wrt, limits, seed)
 
 

@@ -49,6 +49,11 @@ class Trainer:
     A step is atomic: input that does not fit raises before anything is written, and so does Ctrl-C. The accuracy is
     measured where the loss takes a `cross_entropy` with the targets as labels.
 
+    Other threads may call the model meanwhile; they see it between two steps. A call inside a running step of the
+    same thread (from a signal handler) cannot wait for its end and raises RuntimeError. A child that is forked while
+    another thread is inside a step does not wait either: its copy of the parameters is free at once, and where the
+    step was writing, some of them are updated and some are not. Load weights there, or fork between steps.
+
     Args:
         model: The model. It may not gain or lose parameters afterwards.
         optimizer: Hyperparameters; later changes of its attributes hold from the next step on. Another optimizer may

@@ -16,24 +16,34 @@ const BLOCK: usize = 64;
 /// Most inner elements of one item of work.
 const STRETCH: usize = 1 << 10;
 
+/// Element of the source's line and its weight.
+type Entry = (u32, f32);
+
 /// The rows of a matrix with few entries: what each element of the result sums.
 #[derive(Debug, Clone, Default)]
 struct Table {
     /// Row `i` has the entries `starts[i]..starts[i + 1]`.
     starts: Vec<usize>,
-    /// Element of the source's line, in ascending order within a row, and its weight.
-    entries: Vec<(usize, f32)>,
+    /// In ascending order of the elements within a row.
+    entries: Vec<Entry>,
     /// What the sums are divided by; empty if by nothing.
     divisors: Vec<f32>,
 }
 
 impl Table {
-    /// Room for so many rows and entries.
-    fn with_capacity(rows: usize, entries: usize) -> Result<Self> {
+    /// Room for the rows and entries of a map between axes of so many elements.
+    fn with_capacity(map: function::AxisMap, rows: usize, columns: usize, entries: usize) -> Result<Self> {
+        if u32::try_from(rows.max(columns)).is_err() {
+            return Err(Error::Unsupported(format!("{map:?} along an axis of more than {} elements", u32::MAX)));
+        }
         let mut table = Self::default();
-        let bytes =
-            (rows as u128 + 1) * size_of::<usize>() as u128 + entries as u128 * size_of::<(usize, f32)>() as u128;
-        let room = table.starts.try_reserve_exact(rows + 1).and_then(|()| table.entries.try_reserve_exact(entries));
+        let bytes = rows as u128 * (size_of::<usize>() + size_of::<f32>()) as u128
+            + entries as u128 * size_of::<Entry>() as u128;
+        let room = table
+            .starts
+            .try_reserve_exact(rows + 1)
+            .and_then(|()| table.entries.try_reserve_exact(entries))
+            .and_then(|()| table.divisors.try_reserve_exact(rows));
         room.map_err(|_| Error::Memory(bytes))?;
         Ok(table)
     }
@@ -41,19 +51,15 @@ impl Table {
     /// The map itself. Means are sums that are divided, so that the mean of equal numbers is that number.
     fn forward(map: function::AxisMap, from: usize) -> Result<Self> {
         let to = map.size(from);
-        let count = (0..to).map(|i| map.row(i, from).len()).sum();
-        let mut table = Self::with_capacity(to, count)?;
+        let mut table = Self::with_capacity(map, to, from, map.most_entries(from))?;
         let mean = matches!(map, function::AxisMap::AdaptiveAvg { .. });
-        if mean {
-            table.divisors.try_reserve_exact(to).map_err(|_| Error::Memory(to as u128 * 4))?;
-        }
         for i in 0..to {
             let row = map.row(i, from);
             table.starts.push(table.entries.len());
             if mean {
                 table.divisors.push(row.len() as f32);
             }
-            table.entries.extend(row.into_iter().map(|(j, weight)| (j, if mean { 1.0 } else { weight as f32 })));
+            table.entries.extend(row.map(|(j, weight)| (j as u32, if mean { 1.0 } else { weight as f32 })));
         }
         table.starts.push(table.entries.len());
         Ok(table)
@@ -62,8 +68,7 @@ impl Table {
     /// The transposed map, from results back to the `from` elements they were summed from.
     fn backward(map: function::AxisMap, from: usize) -> Result<Self> {
         let to = map.size(from);
-        let count = (0..to).map(|i| map.row(i, from).len()).sum();
-        let mut table = Self::with_capacity(from, count)?;
+        let mut table = Self::with_capacity(map, from, to, map.most_entries(from))?;
         // Entries per row, then where each row begins, then, as entries come in, where the next one of each row goes.
         table.starts.resize(from + 1, 0);
         for i in 0..to {
@@ -75,10 +80,10 @@ impl Table {
         for start in &mut table.starts {
             total += std::mem::replace(start, total);
         }
-        table.entries.resize(count, (0, 0.0));
+        table.entries.resize(total, (0, 0.0));
         for i in 0..to {
             for (j, weight) in map.row(i, from) {
-                table.entries[table.starts[j]] = (i, weight as f32);
+                table.entries[table.starts[j]] = (i as u32, weight as f32);
                 table.starts[j] += 1;
             }
         }
@@ -92,13 +97,13 @@ impl Table {
         self.starts.len() - 1
     }
 
-    fn row(&self, index: usize) -> &[(usize, f32)] {
+    fn row(&self, index: usize) -> &[Entry] {
         &self.entries[self.starts[index]..self.starts[index + 1]]
     }
 
     /// Whether every element is mapped to itself.
     fn is_identity(&self, from: usize) -> bool {
-        self.rows() == from && (0..from).all(|i| self.row(i) == [(i, 1.0)])
+        self.rows() == from && (0..from).all(|i| self.row(i) == [(i as u32, 1.0)])
     }
 }
 
@@ -164,7 +169,7 @@ unsafe fn axis_map_body<S: Simd>(kernel: &AxisMap, src: *const f32, dst: *mut f3
         unsafe {
             let (src, dst) = (src.wrapping_add(first), dst.wrapping_add(first));
             match *terms {
-                [(j, 1.0)] => copy(src.wrapping_add(j * inner), 1, dst, 1, n),
+                [(j, 1.0)] => copy(src.wrapping_add(j as usize * inner), 1, dst, 1, n),
                 _ => sum_rows::<S>(src, inner, terms, divisor, dst, n),
             }
         }
@@ -195,7 +200,7 @@ unsafe fn single_elements(kernel: &AxisMap, src: *const f32, dst: *mut f32, item
             // SAFETY: the table's elements lie in the line; the item belongs to this task.
             unsafe {
                 let value = if let [(j, 1.0)] = *terms {
-                    src.wrapping_add(j).read_unaligned()
+                    src.wrapping_add(j as usize).read_unaligned()
                 } else {
                     let sum = sum_terms(src, terms);
                     table.divisors.get(row).map_or(sum, |divisor| sum / divisor)
@@ -210,13 +215,13 @@ unsafe fn single_elements(kernel: &AxisMap, src: *const f32, dst: *mut f32, item
 /// # Safety
 /// Every term's element of `src` is readable.
 #[inline(always)]
-unsafe fn sum_terms(src: *const f32, terms: &[(usize, f32)]) -> f32 {
+unsafe fn sum_terms(src: *const f32, terms: &[Entry]) -> f32 {
     let mut total = 0.0;
     for (index, block) in terms.chunks(BLOCK).enumerate() {
         let mut sum = 0.0;
         for &(j, weight) in block {
             // SAFETY: the caller's word.
-            sum += weight * unsafe { src.wrapping_add(j).read_unaligned() };
+            sum += weight * unsafe { src.wrapping_add(j as usize).read_unaligned() };
         }
         total = if index == 0 { sum } else { total + sum };
     }
@@ -229,7 +234,7 @@ unsafe fn sum_terms(src: *const f32, terms: &[(usize, f32)]) -> f32 {
 unsafe fn sum_rows<S: Simd>(
     src: *const f32,
     stride: usize,
-    terms: &[(usize, f32)],
+    terms: &[Entry],
     divisor: Option<f32>,
     dst: *mut f32,
     n: usize,
@@ -272,7 +277,7 @@ unsafe fn divided<S: Simd>(sum: S::V, divisor: Option<f32>) -> S::V {
 unsafe fn sum_vectors<S: Simd, const N: usize>(
     src: *const f32,
     stride: usize,
-    terms: &[(usize, f32)],
+    terms: &[Entry],
     lanes: usize,
 ) -> [S::V; N] {
     // SAFETY: the caller's word.
@@ -281,7 +286,7 @@ unsafe fn sum_vectors<S: Simd, const N: usize>(
         for (index, block) in terms.chunks(BLOCK).enumerate() {
             let mut sums = [S::splat(0.0); N];
             for &(j, weight) in block {
-                let (at, weight) = (src.wrapping_add(j * stride), S::splat(weight));
+                let (at, weight) = (src.wrapping_add(j as usize * stride), S::splat(weight));
                 for (v, sum) in sums.iter_mut().enumerate() {
                     *sum = S::fma(weight, load_first::<S>(at.wrapping_add(v * S::LANES), lanes), *sum);
                 }

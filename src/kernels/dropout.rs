@@ -6,7 +6,7 @@
 
 use super::Kernel;
 use super::elementwise::{Chunks, load_first, store_first};
-use crate::random::{philox, philox_blocks};
+use crate::random::{KEY_STEPS, MULTIPLIERS, ROUNDS, philox};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
@@ -56,14 +56,42 @@ impl Dropout {
 /// Seed, and the words of the counter behind the first.
 type Key = ([u32; 2], [u32; 3]);
 
-/// Uniform numbers in [0, 1), on a grid of 2⁻²⁴, of units `4 · block ..`.
+/// Uniform numbers in [0, 1), on a grid of 2⁻²⁴, of units `4 · block ..`: [`philox`] with a block per lane.
+///
+/// # Safety
+/// The CPU has the level's features.
 #[inline(always)]
-fn draw(block: usize, (seed, rest): Key) -> [f32; DRAWS] {
-    let words = philox_blocks::<BLOCKS>(block as u32, rest, seed);
+unsafe fn draw<S: Simd>(block: usize, (seed, rest): Key) -> [f32; DRAWS] {
+    let first: [u32; BLOCKS] = std::array::from_fn(|i| (block + i) as u32);
+    let mut words = [[0.0f32; BLOCKS]; 4];
+    // SAFETY: every access lies within the arrays, of whole vectors; the rest is the caller's word.
+    unsafe {
+        let pattern = |word: u32| S::splat_i32(word as i32);
+        for i in (0..BLOCKS).step_by(S::LANES) {
+            let mut c = [S::load(first.as_ptr().add(i).cast()), pattern(rest[0]), pattern(rest[1]), pattern(rest[2])];
+            let mut key = seed;
+            for round in 0..ROUNDS {
+                if round > 0 {
+                    key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
+                }
+                let left = S::multiply(c[0], pattern(MULTIPLIERS[0]));
+                let right = S::multiply(c[2], pattern(MULTIPLIERS[1]));
+                c = [
+                    S::xor(S::xor(right.1, c[1]), pattern(key[0])),
+                    right.0,
+                    S::xor(S::xor(left.1, c[3]), pattern(key[1])),
+                    left.0,
+                ];
+            }
+            for (word, c) in words.iter_mut().zip(c) {
+                S::store(word.as_mut_ptr().add(i), S::fraction(c));
+            }
+        }
+    }
     let mut draws = [0.0; DRAWS];
     for i in 0..BLOCKS {
         for j in 0..4 {
-            draws[4 * i + j] = (words[j][i] >> 8) as f32 * (1.0 / 16_777_216.0);
+            draws[4 * i + j] = words[j][i];
         }
     }
     draws
@@ -87,7 +115,7 @@ unsafe fn elements_body<S: Simd>(src: *const f32, dst: *mut f32, n: usize, p: f3
     unsafe {
         let (p, scale) = (S::splat(p), S::splat(1.0 / (1.0 - p)));
         for start in (0..n).step_by(DRAWS) {
-            let draws = draw(block + start / 4, key);
+            let draws = draw::<S>(block + start / 4, key);
             let end = DRAWS.min(n - start);
             for i in (0..end).step_by(S::LANES) {
                 let lanes = S::LANES.min(end - i);
@@ -116,7 +144,7 @@ unsafe fn channels_body<S: Simd>(
     unsafe {
         let (p, scale) = (S::splat(p), S::splat(1.0 / (1.0 - p)));
         for start in (0..first % 4 + n).step_by(DRAWS) {
-            draws.add(start).cast::<[f32; DRAWS]>().write(draw((first + start) / 4, key));
+            draws.add(start).cast::<[f32; DRAWS]>().write(draw::<S>((first + start) / 4, key));
         }
         let draws = draws.add(first % 4);
         for row in 0..rows {

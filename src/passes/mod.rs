@@ -17,6 +17,9 @@ pub type Pass = fn(&mut Graph, &[ValueId], &mut Rewrites);
 /// Every rewrite by name, in the order in which they run.
 pub const PASSES: [(&str, Pass); 2] = [("drop_dead", drop_dead::run), ("fuse_activation", fuse_activation::run)];
 
+/// Those of them that leave every node that is needed as it was traced.
+pub const PLAIN: [(&str, Pass); 1] = [PASSES[0]];
+
 /// Runs all rewrites, stopping after `limit` single ones if there is a limit, and reports what each pass did.
 pub fn simplify(graph: &mut Graph, outputs: &[ValueId], limit: Option<usize>) -> Vec<PassReport> {
     run(graph, outputs, &PASSES, limit)

@@ -68,6 +68,8 @@ pub struct Step {
     pub shape: String,
     /// Whether it writes stored tensors.
     pub effect: bool,
+    /// Float results of the node that are whole once the step has run: which one, and which operand it is.
+    pub results: Vec<(usize, usize)>,
     /// Candidates that were not chosen, with the reason.
     pub refused: Vec<(String, String)>,
 }
@@ -196,7 +198,9 @@ impl Plan {
 /// Compiles a graph: simplify, fuse, lower, place memory.
 pub fn compile(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
     let mut graph = graph.clone();
-    let passes = passes::simplify(&mut graph, outputs, options.rewrites);
+    // Where the results of nodes are looked at, each node has to be its own.
+    let chosen: &[_] = if crate::config::check_finite()? { &passes::PLAIN } else { &passes::PASSES };
+    let passes = passes::run(&mut graph, outputs, chosen, options.rewrites);
     let mut plan = lower::lower(&graph, outputs, options)?;
     plan.passes = passes;
     plan.inputs = inputs(&graph);

@@ -1,15 +1,16 @@
 //! NumPy arrays as views of the core, and results as NumPy arrays.
 
 use numpy::ndarray::{ArrayViewD, IxDyn};
+use numpy::npyffi::NPY_ARRAY_WRITEABLE;
 use numpy::{Element, PyArrayDescrMethods, PyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat};
 
 use crate::arena::give_output;
 use crate::error::Error;
-use crate::program::{InputView, OutputBuf};
+use crate::program::{InputView, OutputBuf, OutputView};
 use crate::tensor::{AlignedBuf, DType};
 
 /// An array that a run reads: in place if it is C-contiguous, aligned and native, a copy of it otherwise.
@@ -94,6 +95,55 @@ impl<'py> Input<'py> {
     }
 }
 
+/// An array of the caller that takes a result.
+pub struct Given<'py> {
+    array: Bound<'py, PyUntypedArray>,
+    dtype: DType,
+}
+
+impl<'py> Given<'py> {
+    /// Takes an array that can be written in place.
+    pub fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let Ok(array) = object.cast::<PyUntypedArray>() else {
+            let found = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("out expects a NumPy array, received {found}")));
+        };
+        let descr = array.dtype();
+        let dtype = match (descr.kind(), descr.itemsize()) {
+            (b'f', 4) => DType::F32,
+            (b'i', 4) => DType::I32,
+            _ => return Err(PyTypeError::new_err(format!("out expects float32, received {descr}"))),
+        };
+        // SAFETY: reads fields of a live array object.
+        let (data, flags) = unsafe {
+            let fields = &(*array.as_array_ptr()).fields;
+            (fields.data as usize, fields.flags)
+        };
+        let complaint = if flags & NPY_ARRAY_WRITEABLE == 0 {
+            "a writable array, received a read-only one"
+        } else if !array.is_c_contiguous() {
+            "a C-contiguous array, received another layout"
+        } else if descr.is_native_byteorder() == Some(false) || !data.is_multiple_of(dtype.size()) {
+            "an aligned array of native byte order, received another one"
+        } else {
+            return Ok(Self { array: array.clone(), dtype });
+        };
+        Err(PyValueError::new_err(format!("out expects {complaint}")))
+    }
+
+    /// What the core sees.
+    pub fn view(&self) -> OutputView<'_> {
+        // SAFETY: reads the pointer field of a live array object.
+        let data = unsafe { (*self.array.as_array_ptr()).fields.data.cast() };
+        OutputView { shape: self.array.shape(), dtype: self.dtype, data }
+    }
+
+    /// The array.
+    pub fn array(&self) -> Bound<'py, PyAny> {
+        self.array.clone().into_any()
+    }
+}
+
 /// Owns the memory of a result; when NumPy drops the last reference, the memory is kept for a later result.
 #[pyclass(frozen, module = "cnnrs._core")]
 struct OutputMemory(Option<AlignedBuf>);
@@ -127,6 +177,13 @@ pub fn output(py: Python<'_>, output: OutputBuf) -> PyResult<Bound<'_, PyAny>> {
         }
     };
     Ok(array)
+}
+
+/// Makes what the first array needs of Python: types and NumPy's table of functions. Done when the package is imported,
+/// so that no fork finds it half made by another thread.
+pub fn prepare(py: Python<'_>) -> PyResult<()> {
+    let empty = OutputBuf { buffer: AlignedBuf::new(0)?, shape: [0].into(), dtype: DType::F32 };
+    Input::new(&output(py, empty)?, "array").map(drop)
 }
 
 /// An array over `data`, kept alive by `owner`.

@@ -1,17 +1,19 @@
 //! One op on arrays: a one-node program, cached by op, shapes and types.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::arrays::Input;
 use super::program::{clear_living, register, run};
 use super::{errors, ops};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, Op};
 use crate::program::Program;
+use crate::sync::Brief;
 use crate::tensor::DType;
 
 /// Most one-node programs a process keeps.
@@ -20,13 +22,13 @@ const MAX_PROGRAMS: usize = 256;
 type Key = (Op, Vec<(Vec<usize>, DType)>);
 
 /// Programs with the time of their last use.
+#[derive(Default)]
 struct Cache {
     clock: u64,
     programs: HashMap<Key, (u64, Arc<Program>)>,
 }
 
-/// Only touched with the GIL held and never across a release of it.
-static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
+static CACHE: Brief<Option<Cache>> = Brief::new(None);
 
 fn compile(key: &Key) -> Result<Arc<Program>> {
     let (op, operands) = key;
@@ -44,7 +46,7 @@ fn compile(key: &Key) -> Result<Arc<Program>> {
 /// What the public function calls the operands.
 fn argument_names(op: &Op) -> &'static [&'static str] {
     match op {
-        Op::Conv2d { .. } | Op::Linear { .. } => &["x", "weight", "bias"],
+        Op::Conv2d { .. } | Op::Linear { .. } | Op::GroupNorm { .. } => &["x", "weight", "bias"],
         Op::Conv2dBackwardData { .. } => &["grad_y", "weight"],
         Op::Conv2dBackwardWeights { .. } => &["x", "grad_y"],
         Op::MaxPool2dBackward { .. } => &["grad_y", "index"],
@@ -54,7 +56,6 @@ fn argument_names(op: &Op) -> &'static [&'static str] {
         Op::BatchNormTrain { .. } | Op::BatchNormInfer { .. } => {
             &["x", "weight", "bias", "running_mean", "running_var"]
         }
-        Op::GroupNorm { .. } => &["x", "weight", "bias"],
         Op::Dropout { .. } => &["x", "key"],
         _ => &["x"],
     }
@@ -75,34 +76,33 @@ pub fn eager<'py>(
     let shapes: Vec<&[usize]> = inputs.iter().map(Input::shape).collect();
     let parsed = ops::parse(op, attrs, &shapes).map_err(|error| within(py, error, op))?;
     let key: Key = (parsed, inputs.iter().map(|input| (input.shape().to_vec(), input.dtype())).collect());
-    let found = {
-        let mut guard = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-        let cache = guard.get_or_insert_with(|| Cache { clock: 0, programs: HashMap::new() });
+    let found = CACHE.with(|cache| {
+        let cache = cache.get_or_insert_default();
         cache.clock += 1;
-        let clock = cache.clock;
         cache.programs.get_mut(&key).map(|(used, program)| {
-            *used = clock;
+            *used = cache.clock;
             program.clone()
         })
-    };
+    });
     let program = match found {
         Some(program) => program,
         None => insert(key)?,
     };
-    run(py, &program, &inputs)
+    run(py, &program, &inputs, &[])
 }
 
 fn insert(key: Key) -> Result<Arc<Program>> {
     let program = compile(&key)?;
     register(&program);
-    let mut guard = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(cache) = guard.as_mut() else { return Err(Error::Internal("the cache vanished".into())) };
-    if cache.programs.len() >= MAX_PROGRAMS
-        && let Some(oldest) = cache.programs.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
-    {
-        cache.programs.remove(&oldest);
-    }
-    cache.programs.insert(key, (cache.clock, program.clone()));
+    let kept = program.clone();
+    let replaced = CACHE.with(|cache| {
+        let Cache { clock, programs } = cache.get_or_insert_default();
+        let full = programs.len() >= MAX_PROGRAMS;
+        let oldest = programs.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone()).filter(|_| full);
+        let oldest = oldest.and_then(|key| programs.remove(&key));
+        (oldest, programs.insert(key, (*clock, kept)))
+    });
+    drop(replaced);
     Ok(program)
 }
 
@@ -112,19 +112,23 @@ fn within(py: Python<'_>, error: PyErr, op: &str) -> PyErr {
     if error.is_instance_of::<errors::ShapeError>(py) {
         return errors::ShapeError::new_err(text);
     }
+    // NumPy's own kinds take more than a text.
+    if error.is_instance_of::<PyMemoryError>(py) {
+        return PyMemoryError::new_err(text);
+    }
     PyErr::from_type(error.get_type(py), text)
 }
 
 /// Number of one-op programs kept.
 #[pyfunction]
 pub fn cached_ops() -> usize {
-    CACHE.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |cache| cache.programs.len())
+    CACHE.with(|cache| cache.as_ref().map_or(0, |cache| cache.programs.len()))
 }
 
 /// Drops cached one-op plans, plans of models, packed weights and unused memory.
 #[pyfunction]
 pub fn clear_cache() {
-    *CACHE.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    drop(CACHE.with(Option::take));
     clear_living();
     crate::arena::clear();
 }

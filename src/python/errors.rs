@@ -2,7 +2,8 @@
 
 use pyo3::create_exception;
 use pyo3::exceptions::{
-    PyKeyboardInterrupt, PyMemoryError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError,
+    PyFloatingPointError, PyKeyboardInterrupt, PyMemoryError, PyNotImplementedError, PyRuntimeError, PyTypeError,
+    PyValueError,
 };
 use pyo3::prelude::*;
 
@@ -27,8 +28,9 @@ impl From<Error> for PyErr {
             Error::Value(_) => PyValueError::new_err(text),
             Error::Unsupported(_) => UnsupportedError::new_err(text),
             Error::Memory(_) => PyMemoryError::new_err(text),
+            Error::NotFinite(_) => PyFloatingPointError::new_err(text),
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-            Error::Internal(_) => PyRuntimeError::new_err(text),
+            Error::State(_) | Error::Internal(_) => PyRuntimeError::new_err(text),
         }
     }
 }

@@ -29,7 +29,14 @@ mod _core {
     use super::program::{PlanCache, Program, last_input_addresses};
     #[pymodule_export]
     use super::settings::{
-        config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, isa_levels,
+        config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, inject_panic, isa_levels,
         random_permutation, random_uniform, set_algorithm, set_isa, set_num_threads,
     };
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::sync::fork::watch();
+        super::arrays::prepare(module.py())
+    }
 }

@@ -9,7 +9,9 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::arrays::{Input, owned_view};
 use super::errors::ShapeError;
+use super::program::Signals;
 use crate::storage::Stored;
+use crate::sync::{InsideRun, Waiting};
 use crate::tensor::{DType, shape_text};
 
 /// Storage of one float32 or int64 tensor: C-contiguous, aligned, versioned.
@@ -23,11 +25,15 @@ struct Source(*const u8, usize);
 
 // SAFETY: an address; the array it belongs to is held by the caller for the whole call.
 unsafe impl Send for Source {}
+// SAFETY: as above.
+unsafe impl Sync for Source {}
 
 impl Source {
-    fn assign_to(&self, stored: &Stored) -> crate::error::Result<()> {
+    fn assign_to(&self, stored: &Stored, give_up: &dyn Fn() -> bool) -> crate::error::Result<()> {
+        let waiting = Waiting::here(give_up);
+        let _inside = InsideRun::enter();
         // SAFETY: the caller holds the array, which has that many elements of the tensor's type.
-        unsafe { stored.assign(self.0, self.1) }
+        unsafe { stored.assign(self.0, self.1, waiting) }
     }
 }
 
@@ -48,8 +54,9 @@ impl Parameter {
             )));
         }
         let source = Source(input.data(), input.shape().iter().product());
-        py.detach(move || source.assign_to(stored))?;
-        Ok(())
+        let signals = Signals::default();
+        let result = py.detach(|| source.assign_to(stored, &|| signals.raised()));
+        result.map_err(|error| signals.exception(error))
     }
 }
 

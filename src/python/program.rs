@@ -6,59 +6,77 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::arrays::{Input, output};
+use super::arrays::{Given, Input, output};
 use super::graph::Graph;
 use crate::error::Error;
 use crate::graph::ValueId;
-use crate::program::{self, InputView, OutputBuf};
+use crate::program::{self, InputView, OutputBuf, OutputView};
+use crate::sync::Brief;
 
 thread_local! {
     static ADDRESSES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-static LIVING: Mutex<Vec<Weak<program::Program>>> = Mutex::new(Vec::new());
+static LIVING: Brief<Vec<Weak<program::Program>>> = Brief::new(Vec::new());
 
 /// Remembers a program for [`clear_living`].
 pub(super) fn register(program: &Arc<program::Program>) {
-    let mut living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    living.retain(|known| known.strong_count() > 0);
-    living.push(Arc::downgrade(program));
+    LIVING.with(|living| {
+        living.retain(|known| known.strong_count() > 0);
+        living.push(Arc::downgrade(program));
+    });
 }
 
 /// Drops the plans and packed weights of every program there is.
 pub(super) fn clear_living() {
-    let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    living.iter().filter_map(Weak::upgrade).for_each(|program| program.clear());
+    let living: Vec<_> = LIVING.with(|living| living.iter().filter_map(Weak::upgrade).collect());
+    for program in living {
+        program.clear();
+    }
 }
 
-/// Runs a program on arrays with the GIL released.
+/// Ctrl-C and other signals, looked for while the GIL is released.
+#[derive(Default)]
+pub(super) struct Signals(Mutex<Option<PyErr>>);
+
+impl Signals {
+    /// Runs Python's signal handlers if signals came; true if one of them raised.
+    pub(super) fn raised(&self) -> bool {
+        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
+        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        true
+    }
+
+    /// What the handler raised, if that is why the call ended.
+    pub(super) fn exception(self, error: Error) -> PyErr {
+        match (error, self.0.into_inner().unwrap_or_else(PoisonError::into_inner)) {
+            (Error::Interrupted, Some(raised)) => raised,
+            (error, _) => error.into(),
+        }
+    }
+}
+
+/// Runs a program on arrays with the GIL released; the first results go to the arrays given for them.
 pub(super) fn run<'py>(
     py: Python<'py>,
     program: &program::Program,
     inputs: &[Input<'py>],
+    given: &[Given<'py>],
 ) -> PyResult<Bound<'py, PyList>> {
     let views: Vec<InputView<'_>> = inputs.iter().map(Input::view).collect();
+    let targets: Vec<OutputView<'_>> = given.iter().map(Given::view).collect();
     ADDRESSES.with_borrow_mut(|addresses| {
         addresses.clear();
         addresses.extend(views.iter().map(|view| view.data as usize));
     });
-    let raised: Mutex<Option<PyErr>> = Mutex::new(None);
-    let interrupted = || {
-        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
-        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
-        *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        true
-    };
-    // SAFETY: `inputs` keeps the arrays alive during the call.
-    let result = py.detach(|| unsafe { program.run(&views, &interrupted) });
-    let outputs: Vec<OutputBuf> = result.map_err(|error| {
-        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (error, raised) {
-            (Error::Interrupted, Some(raised)) => raised,
-            (error, _) => error.into(),
-        }
-    })?;
-    let list = PyList::empty(py);
+    let signals = Signals::default();
+    let interrupted = || signals.raised();
+    let mut outputs: Vec<OutputBuf> = Vec::new();
+    // SAFETY: `inputs` and `given` keep the arrays alive during the call.
+    let result = py.detach(|| unsafe { program.run_given(&views, &targets, &mut outputs, &interrupted) });
+    result.map_err(|error| signals.exception(error))?;
+    let list = PyList::new(py, given.iter().map(Given::array))?;
     for result in outputs {
         list.append(output(py, result)?)?;
     }
@@ -114,14 +132,22 @@ impl Program {
         Ok(Self { program, names })
     }
 
-    /// Runs on arrays given in the order of the `Graph.input` calls; returns one array (or float, if 0-d) per output.
-    fn run<'py>(&self, py: Python<'py>, inputs: Vec<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+    /// Runs on arrays given in the order of the `Graph.input` calls; returns one array (or float, if 0-d) per output. The
+    /// first outputs are written to the arrays in `out` and returned as these.
+    #[pyo3(signature = (inputs, out=None))]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Bound<'py, PyAny>>,
+        out: Option<Vec<Bound<'py, PyAny>>>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let inputs: Vec<Input<'py>> = inputs
             .iter()
             .enumerate()
             .map(|(index, array)| Input::new(array, self.names.get(index).map_or("input", String::as_str)))
             .collect::<PyResult<_>>()?;
-        run(py, &self.program, &inputs)
+        let given: Vec<Given<'py>> = out.iter().flatten().map(Given::new).collect::<PyResult<_>>()?;
+        run(py, &self.program, &inputs, &given)
     }
 
     /// Describes the plan for a batch size without running it.

@@ -1,7 +1,5 @@
 //! The reference executor as Python sees it: values of a graph in double precision.
 
-use std::sync::{Mutex, PoisonError};
-
 use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -9,10 +7,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::graph::Traced;
+use super::program::Signals;
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::reference::{Data, Evaluation, Request, Tensor, evaluate};
 use crate::storage::Stored;
+use crate::sync::{Access, Waiting};
 use crate::tensor::DType;
 
 /// Copies an array: floats of any width to float64, integers to int64.
@@ -42,18 +42,18 @@ fn tensor(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
 }
 
 /// The contents of a stored tensor, as no run leaves it half written.
-fn contents(stored: &Stored) -> Tensor {
-    let _guard = stored.read();
+fn contents(stored: &Stored, give_up: &dyn Fn() -> bool) -> Result<Tensor> {
+    let _held = stored.lock(Access::Read, Waiting::here(give_up))?;
     let (data, count) = (stored.slot().ptr(), stored.shape().iter().product::<usize>());
     let shape = stored.shape().to_vec();
     if stored.dtype() == DType::I64 {
         // SAFETY: aligned storage of `count` integers, which nobody writes while the read lock is held.
         let ints = unsafe { std::slice::from_raw_parts(data.cast::<i64>(), count) };
-        return Tensor::ints(shape, ints.to_vec());
+        return Ok(Tensor::ints(shape, ints.to_vec()));
     }
     // SAFETY: aligned storage of `count` floats, which nobody writes while the read lock is held.
     let floats = unsafe { std::slice::from_raw_parts(data.cast::<f32>(), count) };
-    Tensor::floats(shape, floats.iter().map(|&x| f64::from(x)).collect())
+    Ok(Tensor::floats(shape, floats.iter().map(|&x| f64::from(x)).collect()))
 }
 
 /// A tensor as an array of its own.
@@ -78,7 +78,13 @@ pub(super) fn reference<'py>(
     let named = graph.inputs().iter().map(|&id| graph.value(id).name.as_str()).chain(std::iter::repeat("input"));
     let mut inputs: Vec<Tensor> =
         inputs.iter().zip(named).map(|(object, name)| tensor(object, name)).collect::<PyResult<_>>()?;
-    let mut stored: Vec<Tensor> = traced.parameters.iter().map(|stored| contents(stored)).collect();
+    let signals = Signals::default();
+    let read = || traced.parameters.iter().map(|stored| contents(stored, &|| signals.raised())).collect();
+    let stored: Result<Vec<Tensor>> = py.detach(read);
+    let mut stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => return Err(signals.exception(error)),
+    };
     for (id, object) in overrides {
         let id = ValueId(id.extract()?);
         let slots = [(graph.inputs(), &mut inputs), (graph.parameters(), &mut stored)];
@@ -90,21 +96,15 @@ pub(super) fn reference<'py>(
         };
         *slot = tensor(&object, &graph.value(id).name)?;
     }
-    let raised: Mutex<Option<PyErr>> = Mutex::new(None);
-    let interrupted = || {
-        #[allow(clippy::redundant_closure_for_method_calls)] // the method is not general enough in its lifetime
-        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
-        *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        true
-    };
+    let interrupted = || signals.raised();
     let results: Result<Vec<Tensor>> = py.detach(|| {
         let found = evaluate(graph, &inputs, &stored, Request { wanted, effects, interrupted: &interrupted })?;
         wanted.iter().map(|&id| chosen(traced, &found, id, effects)).collect()
     });
-    let results = results.map_err(|error| {
-        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-        raised.unwrap_or_else(|| error.into())
-    })?;
+    let results = match results {
+        Ok(results) => results,
+        Err(error) => return Err(signals.exception(error)),
+    };
     let list = PyList::empty(py);
     for result in results {
         list.append(array(py, result)?)?;

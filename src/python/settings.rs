@@ -87,6 +87,7 @@ pub fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     facts.set_item("affinity", affinity())?;
     facts.set_item("algorithm", setting::algorithm()?.name())?;
     facts.set_item("verbose_dispatch", setting::verbose_dispatch()?)?;
+    facts.set_item("check_finite", setting::check_finite()?)?;
     facts.set_item("debug_build", cfg!(debug_assertions))?;
     facts.set_item("target", std::env::consts::ARCH)?;
     Ok(facts)
@@ -130,6 +131,13 @@ pub fn fail_allocation(count: u64) {
 #[pyfunction]
 pub fn failure_is_due() -> bool {
     faults::armed()
+}
+
+/// Makes the next run panic in its step number `step` on the member `rank` of its team, where it has both (for tests).
+#[pyfunction]
+#[pyo3(signature = (step, rank=0))]
+pub fn inject_panic(step: u32, rank: u32) {
+    crate::faults::inject_panic(step, rank);
 }
 
 /// Measures the register-only multiply-add rate of a team of `threads` in GFLOP/s.

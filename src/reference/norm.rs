@@ -154,7 +154,8 @@ pub fn local_response_norm_backward(operands: &[&Tensor], size: usize, [alpha, b
 /// as a number in [0, 1); the unit stays if the draw is at least p.
 pub fn dropout(x: &Tensor, key: &[i64], p: f64, unit: DropoutUnit, stream: u64) -> Tensor {
     let shape = x.shape();
-    let (image, c) = (shape[1..].iter().product::<usize>(), shape[shape.len() - 1]);
+    // Of rank 1, an image is one number of one channel.
+    let (image, c) = (shape[1..].iter().product::<usize>(), shape[1..].last().copied().unwrap_or(1));
     let [seed, step] = [key[0] as u64, key[1] as u64];
     let each = |(at, &x): (usize, &f64)| {
         let unit = match unit {
@@ -273,6 +274,8 @@ mod tests {
         assert_ne!(half, run(0.5, DropoutUnit::Element, 1));
         let channel = run(0.5, DropoutUnit::Channel, 0);
         assert!((0..12).all(|at| channel[at] == channel[at / 6 * 6 + at % 3]));
+        let line = dropout(&tensor(&[12], &[1.0; 12]), &[7, 0], 0.5, DropoutUnit::Channel, 5);
+        assert_eq!(line.f(), half);
         let sample = run(0.5, DropoutUnit::Sample, 0);
         assert!((0..12).all(|at| sample[at] == half[at / 6]));
     }

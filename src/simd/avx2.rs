@@ -66,6 +66,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskload_ps(p, head(n)) }
     }
     #[inline(always)]
+    unsafe fn load_strided(p: *const f32, stride: usize) -> __m256 {
+        // SAFETY: every lane is readable by the trait's contract.
+        unsafe {
+            let at = |lane: usize| p.add(lane * stride).read_unaligned();
+            _mm256_setr_ps(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_partial(p: *mut f32, v: __m256, n: usize) {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm256_maskstore_ps(p, head(n), v) }
@@ -189,6 +197,32 @@ impl Simd for Avx2 {
         // SAFETY: trait contract.
         unsafe { _mm256_blendv_ps(b, a, m) }
     }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_xor_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: trait contract. Products are taken of the even lanes, and of the odd ones moved down.
+        unsafe {
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let even = _mm256_mul_epu32(a, b);
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            let low = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+            let high = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd);
+            (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe {
+            let whole = _mm256_cvtepi32_ps(_mm256_srli_epi32::<8>(_mm256_castps_si256(a)));
+            _mm256_mul_ps(whole, _mm256_set1_ps(1.0 / 16_777_216.0))
+        }
+    }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         // SAFETY: trait contract: eight rows of eight floats on both sides.
@@ -206,5 +240,21 @@ impl Simd for Avx2 {
                 _mm256_storeu_ps(dst.add(3 * dst_step), _mm256_shuffle_ps::<0xEE>(ab_high, cd_high));
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn swap<const W: usize>(v: __m256) -> __m256 {
+        // SAFETY: trait contract.
+        unsafe {
+            match W {
+                1 => _mm256_permute_ps::<0b10_11_00_01>(v),
+                2 => _mm256_permute_ps::<0b01_00_11_10>(v),
+                _ => _mm256_permute2f128_ps::<1>(v, v),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn first(v: __m256) -> f32 {
+        // SAFETY: trait contract.
+        unsafe { _mm256_cvtss_f32(v) }
     }
 }

@@ -49,6 +49,16 @@ impl Simd for Avx512 {
         unsafe { _mm512_maskz_loadu_ps(head(n), p) }
     }
     #[inline(always)]
+    unsafe fn load_strided(p: *const f32, stride: usize) -> __m512 {
+        // SAFETY: every lane is readable by the trait's contract.
+        unsafe {
+            let at = |lane: usize| p.add(lane * stride).read_unaligned();
+            let low = _mm256_setr_ps(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+            let high = _mm256_setr_ps(at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15));
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+        }
+    }
+    #[inline(always)]
     unsafe fn store_partial(p: *mut f32, v: __m512, n: usize) {
         // SAFETY: trait contract; masked lanes are not accessed.
         unsafe { _mm512_mask_storeu_ps(p, head(n), v) }
@@ -165,9 +175,52 @@ impl Simd for Avx512 {
         // SAFETY: trait contract.
         unsafe { _mm512_mask_blend_ps(m, b, a) }
     }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_xor_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: trait contract. Products are taken of the even lanes, and of the odd ones moved down.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            let low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64::<32>(odd));
+            let high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64::<32>(even), odd);
+            (_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe {
+            let whole = _mm512_cvtepi32_ps(_mm512_srli_epi32::<8>(_mm512_castps_si512(a)));
+            _mm512_mul_ps(whole, _mm512_set1_ps(1.0 / 16_777_216.0))
+        }
+    }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         // SAFETY: trait contract; this level includes the one below.
         unsafe { super::Avx2::transpose8(src, src_step, dst, dst_step) }
+    }
+    #[inline(always)]
+    unsafe fn swap<const W: usize>(v: __m512) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe {
+            match W {
+                1 => _mm512_permute_ps::<0b10_11_00_01>(v),
+                2 => _mm512_permute_ps::<0b01_00_11_10>(v),
+                4 => _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v),
+                _ => _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn first(v: __m512) -> f32 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_cvtss_f32(v) }
     }
 }

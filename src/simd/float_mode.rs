@@ -21,6 +21,24 @@ impl FlushDenormals {
         #[cfg(not(target_arch = "x86_64"))]
         Self {}
     }
+
+    /// Runs `body`, which is not ours, in the previous mode.
+    pub fn lifted<T>(&self, body: impl FnOnce() -> T) -> T {
+        #[cfg(target_arch = "x86_64")]
+        {
+            struct Again(u32);
+            impl Drop for Again {
+                fn drop(&mut self) {
+                    mxcsr::write(self.0);
+                }
+            }
+            let _again = Again(mxcsr::read());
+            mxcsr::write(self.saved);
+            body()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        body()
+    }
 }
 
 impl Drop for FlushDenormals {
@@ -62,6 +80,8 @@ mod tests {
         assert!(double() > 0.0);
         if cfg!(target_arch = "x86_64") {
             let guard = FlushDenormals::new();
+            assert_eq!(double().to_bits(), 0);
+            assert_ne!(guard.lifted(double).to_bits(), 0);
             assert_eq!(double().to_bits(), 0);
             drop(guard);
         }

@@ -46,10 +46,14 @@ pub unsafe fn minimum<S: Simd>(a: S::V, b: S::V) -> S::V {
 unsafe fn reduce<S: Simd>(high: S::V, low: Option<S::V>) -> (S::V, S::V) {
     // SAFETY: the caller's contract is the trait's.
     unsafe {
-        let whole = low.map_or(high, |low| S::add(high, low));
-        let n = S::round(S::mul(whole, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(n, S::splat(-355.0 / 512.0), high);
-        let r = low.map_or(r, |low| S::add(r, low));
+        let (log2_e, ln_2) = (S::splat(std::f32::consts::LOG2_E), S::splat(-355.0 / 512.0));
+        let (n, r) = if let Some(low) = low {
+            let n = S::round(S::mul(S::add(high, low), log2_e));
+            (n, S::add(S::fma(n, ln_2, high), low))
+        } else {
+            let n = S::round(S::mul(high, log2_e));
+            (n, S::fma(n, ln_2, high))
+        };
         (n, S::fma(n, S::splat(2.121_944_4e-4), r))
     }
 }

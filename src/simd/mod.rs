@@ -14,8 +14,6 @@ pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use {avx2::Avx2, avx512::Avx512};
 
-use std::sync::OnceLock;
-
 /// Instruction-set levels, ordered: a later one includes the earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -50,24 +48,22 @@ impl Isa {
 
     /// The highest level this CPU has.
     pub fn detect() -> Self {
-        static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            #[cfg(target_arch = "x86_64")]
-            {
-                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-                let avx512 = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq");
-                if avx2 && avx512 {
-                    return Isa::Avx512;
-                }
-                if avx2 {
-                    return Isa::Avx2;
-                }
+        // The standard library asks the CPU once and remembers.
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            if avx2 && avx512 {
+                return Self::Avx512;
             }
-            Isa::Portable
-        })
+            if avx2 {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
     }
 
     /// The levels this CPU has, lowest first.
@@ -100,6 +96,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn store(p: *mut f32, v: Self::V);
     /// The first `n ≤ LANES` lanes from memory, the others zero; reads nothing beyond them.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;
+    /// Lanes from memory, `stride` floats apart.
+    unsafe fn load_strided(p: *const f32, stride: usize) -> Self::V;
     /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
     /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
@@ -143,6 +141,17 @@ pub trait Simd: Copy + 'static {
     unsafe fn any(m: Self::M) -> bool;
     /// `m ? a : b`, as patterns.
     unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane `i` becomes lane `i xor W`, for `W` a power of two below `LANES`.
+    unsafe fn swap<const W: usize>(v: Self::V) -> Self::V;
+    /// Lane 0.
+    unsafe fn first(v: Self::V) -> f32;
+
+    /// Exclusive or of the 32-bit patterns.
+    unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;
+    /// Low and high halves of the products of the patterns as unsigned integers.
+    unsafe fn multiply(a: Self::V, b: Self::V) -> (Self::V, Self::V);
+    /// The upper 24 bits of the patterns as fractions of 2²⁴, which is exact.
+    unsafe fn fraction(a: Self::V) -> Self::V;
 
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);

@@ -74,6 +74,11 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
+    unsafe fn load_strided(p: *const f32, stride: usize) -> V {
+        // SAFETY: every lane is readable by the trait's contract.
+        std::array::from_fn(|lane| unsafe { p.add(lane * stride).read_unaligned() })
+    }
+    #[inline(always)]
     unsafe fn store_partial(p: *mut f32, v: V, n: usize) {
         for (i, lane) in v.iter().enumerate().take(n) {
             // SAFETY: `n` writable floats by the trait's contract.
@@ -186,6 +191,21 @@ impl Simd for Portable {
         }
         out
     }
+
+    #[inline(always)]
+    unsafe fn xor(a: V, b: V) -> V {
+        zip(a, b, |a, b| f32::from_bits(a.to_bits() ^ b.to_bits()))
+    }
+    #[inline(always)]
+    unsafe fn multiply(a: V, b: V) -> (V, V) {
+        let product = |a: f32, b: f32| u64::from(a.to_bits()) * u64::from(b.to_bits());
+        let low = zip(a, b, |a, b| f32::from_bits(product(a, b) as u32));
+        (low, zip(a, b, |a, b| f32::from_bits((product(a, b) >> 32) as u32)))
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: V) -> V {
+        map(a, |x| (x.to_bits() >> 8) as f32 * (1.0 / 16_777_216.0))
+    }
     #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         for row in 0..8 {
@@ -197,5 +217,13 @@ impl Simd for Portable {
                 }
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn swap<const W: usize>(v: V) -> V {
+        std::array::from_fn(|lane| v[lane ^ W])
+    }
+    #[inline(always)]
+    unsafe fn first(v: V) -> f32 {
+        v[0]
     }
 }

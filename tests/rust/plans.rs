@@ -118,7 +118,7 @@ fn filled(shape: &[usize]) -> Arc<Stored> {
     let values: Vec<f32> = (0..count).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 200.0).collect();
     let stored = Stored::zeros(shape.to_vec(), DType::F32).unwrap();
     // SAFETY: as many floats as the tensor has.
-    unsafe { stored.assign(values.as_ptr().cast(), count).unwrap() };
+    unsafe { stored.assign(values.as_ptr().cast(), count, cnnrs::sync::Waiting::here(&|| false)).unwrap() };
     Arc::new(stored)
 }
 
@@ -221,13 +221,13 @@ fn run_with(fault: Fault, step: usize) -> Result<Vec<f32>> {
     let result = AlignedBuf::new(count * 4 + GUARD).unwrap();
     let slot = |values: &[f32]| Slot::new(values.as_ptr().cast_mut().cast(), size_of_val(values));
     let (inputs, outputs) = ([slot(&images), slot(&weights)], [Slot::new(result.ptr(), count * 4)]);
-    let externals = Externals { inputs: &inputs, outputs: &outputs, parameters: &[], packed: &[] };
+    let externals = Externals { inputs: &inputs, outputs: &outputs, guarded: true, parameters: &[], packed: &[] };
     let needs = Needs { memory: plan.arena_bytes, scratch: sound.scratch_total(1), outputs: 0 };
     with_arena(needs, |arena| {
         // SAFETY: the slots are those of the plans, and live in this function.
         unsafe {
             exec::run(&sound, externals, arena, 1, &|| false).unwrap();
-            exec::run(&plan, externals, arena, 1, &|| false)?;
+            exec::run(&plan, externals, arena, 1, &|| false).map_err(|stopped| stopped.error)?;
         }
         // SAFETY: `count` floats.
         Ok(unsafe { std::slice::from_raw_parts(result.ptr().cast::<f32>(), count) }.to_vec())

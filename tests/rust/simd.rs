@@ -66,7 +66,6 @@ unsafe fn arithmetic_body<S: Simd>() {
                 check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("max", lanes_of::<S>(S::max(va, vb)), &|i| if a[i] > b[i] { a[i] } else { b[i] });
                 check("min", lanes_of::<S>(S::min(va, vb)), &|i| if a[i] < b[i] { a[i] } else { b[i] });
-                check("sqrt", lanes_of::<S>(S::sqrt(va)), &|i| a[i].sqrt());
                 check("abs", lanes_of::<S>(S::abs(va)), &|i| a[i].abs());
                 check("with_sign", lanes_of::<S>(S::with_sign(S::abs(va), vb)), &|i| a[i].abs().copysign(b[i]));
                 // The sign of a zero result is not promised.
@@ -106,12 +105,43 @@ unsafe fn arithmetic_body<S: Simd>() {
             assert!(lanes_of::<S>(m).iter().all(|&x| same(x, mantissa)), "mantissa of {mantissa}·2^{exponent}");
             assert!(lanes_of::<S>(e).iter().all(|&x| same(x, exponent as f32)), "exponent of {mantissa}·2^{exponent}");
         }
+        for address in [std::ptr::null(), std::ptr::without_provenance(usize::MAX), [1.0f32].as_ptr()] {
+            S::prefetch(address); // a hint: no address is wrong
+        }
         for pattern in [0, -1, 7, i32::MIN, i32::MAX] {
             assert!(lanes_of::<S>(S::splat_i32(pattern)).iter().all(|x| x.to_bits() as i32 == pattern));
+        }
+        let patterns: Vec<u32> =
+            (0..32).map(|i: u32| i.wrapping_mul(0x9E37_79B9) ^ (i << 27)).chain([0, u32::MAX]).collect();
+        for pair in patterns.windows(S::LANES + 1) {
+            let (a, b) = (&pair[..S::LANES], &pair[1..]);
+            let (va, vb) = (S::load(a.as_ptr().cast()), S::load(b.as_ptr().cast()));
+            let (low, high) = S::multiply(va, vb);
+            for i in 0..S::LANES {
+                let product = u64::from(a[i]) * u64::from(b[i]);
+                assert_eq!(lanes_of::<S>(S::xor(va, vb))[i].to_bits(), a[i] ^ b[i]);
+                assert_eq!(lanes_of::<S>(low)[i].to_bits(), product as u32);
+                assert_eq!(lanes_of::<S>(high)[i].to_bits(), (product >> 32) as u32);
+                assert_eq!(lanes_of::<S>(S::fraction(va))[i], (a[i] >> 8) as f32 / 16_777_216.0);
+            }
         }
         let ramp: Vec<f32> = (0..S::LANES).map(|i| i as f32 * 3.0 - 7.0).collect();
         let v = S::load(ramp.as_ptr());
         assert!(same(S::sum(v), ramp.iter().sum()));
+        assert!(same(S::first(v), ramp[0]));
+        let swapped = [S::swap::<1>(v), S::swap::<2>(v), S::swap::<4>(v)].map(lanes_of::<S>);
+        for (width, got) in [1, 2, 4].into_iter().zip(swapped) {
+            assert!((0..S::LANES).all(|i| same(got[i], ramp[i ^ width])), "swap of {width}");
+        }
+        if S::LANES == 16 {
+            let got = lanes_of::<S>(S::swap::<8>(v));
+            assert!((0..16).all(|i| same(got[i], ramp[i ^ 8])), "swap of 8");
+        }
+        for stride in [0, 1, 3, 17] {
+            let src: Vec<f32> = (0..=(S::LANES - 1) * stride).map(|i| i as f32).collect();
+            let got = lanes_of::<S>(S::load_strided(src.as_ptr(), stride));
+            assert!((0..S::LANES).all(|i| same(got[i], (i * stride) as f32)), "stride {stride}");
+        }
         assert!(same(S::max_lane(v), ramp[S::LANES - 1]));
     }
 }

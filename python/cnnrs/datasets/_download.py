@@ -59,7 +59,7 @@ def fetch(
         ConnectionError: No mirror gave any content.
         OSError: The disk refused folder or file, unchanged.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_writable(target.parent)
     refusals: list[str] = []
     wrong: DataError | None = None
     for url in urls:
@@ -82,6 +82,15 @@ def fetch(
     advice = f"put the file into {target.parent} by hand or try again later"
     msg = f"{target.name}: expected an answer from one of {len(urls)} mirrors: {reasons} ({advice})"
     raise ConnectionError(msg)
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the folder and a file in it that is gone at once, to know before a download that it can be stored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{os.urandom(8).hex()}.part"
+    with probe.open("xb"):
+        pass
+    probe.unlink()
 
 
 class _NetworkError(Exception):

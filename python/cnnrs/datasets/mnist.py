@@ -88,6 +88,9 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = True) -> 
     `root/mnist` if `root` is given, else into the cache, unless `CNNRS_OFFLINE=1` is set. The uncompressed content of
     every file is verified by size, header and MD5 at each load, wherever it came from.
 
+    Only a download writes to the cache. One that is read-only, or whose place cannot be made, still gives the files
+    that are in it; where one is missing, the OSError that names the folder comes before anything is downloaded.
+
     Args:
         root: A folder to look in first.
         download: Whether missing files may be downloaded.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
 from cnnrs.functional._dispatch import AnyTensor, Tensor, apply
 from cnnrs.functional.arithmetic import add, clip, mul
-
-
-def _activate(op: str, x: Tensor, **attrs: Any) -> Tensor:
-    return cast("Tensor", apply(op, [_args.check_array(x, op)], **attrs)[0])
 
 
 def relu(x: Tensor) -> Tensor:
@@ -26,7 +22,7 @@ def relu(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("relu", x)
+    return cast("Tensor", apply("relu", [_args.check_array(x, "relu")])[0])
 
 
 def relu6(x: Tensor) -> Tensor:
@@ -41,7 +37,7 @@ def relu6(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("relu6", x)
+    return cast("Tensor", apply("relu6", [_args.check_array(x, "relu6")])[0])
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
@@ -59,7 +55,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
         ValueError: the slope is not finite.
     """
     slope = _args.real(negative_slope, "negative_slope", "leaky_relu")
-    return _activate("leaky_relu", x, slope=slope)
+    return cast("Tensor", apply("leaky_relu", [_args.check_array(x, "leaky_relu")], slope=slope)[0])
 
 
 def prelu(x: Tensor, weight: AnyTensor) -> Tensor:
@@ -84,7 +80,7 @@ def prelu(x: Tensor, weight: AnyTensor) -> Tensor:
     """
     op = "prelu"
     x, weight = _args.check_array(x, op), _args.check_array(weight, op, "weight", 1)
-    if x.ndim == 0 or weight.shape[0] not in (1, x.shape[-1]):
+    if x.ndim == 0 or weight.shape[0] not in (1, _args.sizes(x)[-1]):
         message = f"{graph.label(op)}: weight must have shape (1,) or (C,) for x {x.shape}, got shape {weight.shape}"
         raise ShapeError(message)
     return cast("Tensor", add(relu(x), mul(weight, clip(x, high=0.0))))
@@ -104,7 +100,8 @@ def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
         TypeError: the array is not float32, or alpha not a number.
         ValueError: alpha is not finite.
     """
-    return _activate("elu", x, alpha=_args.real(alpha, "alpha", "elu"))
+    height = _args.real(alpha, "alpha", "elu")
+    return cast("Tensor", apply("elu", [_args.check_array(x, "elu")], alpha=height)[0])
 
 
 def silu(x: Tensor) -> Tensor:
@@ -119,7 +116,7 @@ def silu(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("silu", x)
+    return cast("Tensor", apply("silu", [_args.check_array(x, "silu")])[0])
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
@@ -167,7 +164,7 @@ def hardswish(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("hardswish", x)
+    return cast("Tensor", apply("hardswish", [_args.check_array(x, "hardswish")])[0])
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
@@ -182,7 +179,7 @@ def hardsigmoid(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("hardsigmoid", x)
+    return cast("Tensor", apply("hardsigmoid", [_args.check_array(x, "hardsigmoid")])[0])
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -197,7 +194,7 @@ def softplus(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("softplus", x)
+    return cast("Tensor", apply("softplus", [_args.check_array(x, "softplus")])[0])
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -212,7 +209,7 @@ def tanh(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("tanh", x)
+    return cast("Tensor", apply("tanh", [_args.check_array(x, "tanh")])[0])
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -227,4 +224,4 @@ def sigmoid(x: Tensor) -> Tensor:
     Raises:
         TypeError: the array is not float32.
     """
-    return _activate("sigmoid", x)
+    return cast("Tensor", apply("sigmoid", [_args.check_array(x, "sigmoid")])[0])

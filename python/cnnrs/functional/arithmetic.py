@@ -43,6 +43,8 @@ def _linear(op: str, a: Any, b: Any) -> Any:
 
     On arrays the number is an operand like any other, so that a number that changes meets the same plan.
     """
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return apply(op, [_args.check_array(a, op, "a"), _args.check_array(b, op, "b")])[0]
     checked, (left, right) = _operands(op, a, b)
     function: tuple[float, float] | None = None
     if (left is not None or right is not None) and graph.is_symbolic(checked):
@@ -334,16 +336,17 @@ def matmul(a: AnyTensor, b: AnyTensor) -> Any:
         if operand.ndim < 2:
             message = f"{graph.label(op)}: {name} must have at least 2 dimensions, got shape {operand.shape}"
             raise ShapeError(message)
-    if a.shape[:-2] != b.shape[:-2]:
+    left, right = _args.sizes(a), _args.sizes(b)
+    if left[:-2] != right[:-2]:
         message = (
-            f"{graph.label(op)}: b must have the leading axes {a.shape[:-2]} of a {a.shape}, got shape {b.shape}; "
+            f"{graph.label(op)}: b must have the leading axes {left[:-2]} of a {left}, got shape {right}; "
             "leading axes are not broadcast"
         )
         raise ShapeError(message)
-    if a.shape[-1] != b.shape[-2] or 0 in b.shape[-2:]:
+    if left[-1] != right[-2] or 0 in right[-2:]:
         message = (
-            f"{graph.label(op)}: b must have {a.shape[-1]} rows, as many as a {a.shape} has columns, and sizes of at "
-            f"least 1, got shape {b.shape}"
+            f"{graph.label(op)}: b must have {left[-1]} rows, as many as a {left} has columns, and sizes of at "
+            f"least 1, got shape {right}"
         )
         raise ShapeError(message)
     return apply("linear", [a, b])[0]

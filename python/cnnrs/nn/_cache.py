@@ -28,21 +28,32 @@ class Compiled(NamedTuple):
 
     program: _core.Program
     met: list[npt.NDArray[Any]]  # arrays met while tracing that are inputs behind those given
-    single: bool
+    several: int | None  # values in the tuple that was returned; None for one value by itself
     batch_specific: bool
     captures: Captures | None = None
 
-    def run(self, arrays: Sequence[npt.NDArray[Any]], module: Module | None = None) -> Any:
+    def run(self, arrays: Sequence[npt.NDArray[Any]], module: Module | None = None, out: Any = None) -> Any:
         """Run on arrays; returns an array, or a tuple of them if several values were returned.
 
-        Captures that are open on the module get their arrays.
+        Captures that are open on the module get their arrays; `out` takes the place of the results.
         """
+        given = None if out is None else self._targets(out)
         if self.captures is None or module is None:
-            outputs = self.program.run([*arrays, *self.met])
+            outputs = self.program.run([*arrays, *self.met], given)
         else:
             self.captures.require(module)
-            outputs = self.captures.deliver(module, self.program.run([*arrays, *self.met]))
-        return outputs[0] if self.single else tuple(outputs)
+            outputs = self.captures.deliver(module, self.program.run([*arrays, *self.met], given))
+        return outputs[0] if self.several is None else tuple(outputs)
+
+    def _targets(self, out: Any) -> list[Any]:
+        """Return the arrays that take the results; the extension checks each."""
+        if self.several is None:
+            return [out]
+        if isinstance(out, (tuple, list)) and len(out) == self.several:
+            return list(out)
+        got = f"{len(out)} arrays" if isinstance(out, (tuple, list)) else type(out).__name__
+        message = f"out must be a tuple of {self.several} arrays, as many as forward returns, got {got}"
+        raise ValueError(message)
 
 
 class Key(NamedTuple):
@@ -158,6 +169,7 @@ def _compile_module(module: Module, key: Key, batch: int) -> Compiled:
         y = module.trace_logits(trace.input((batch, *shape), dtype, "x"))
         single = isinstance(y, Value)
         outputs = output_values(module, y)
+        several = None if single else len(outputs)
         if key.head == "softmax":
             if not single or y.ndim != 2:
                 got = tuple(y.shape) if single else f"{len(outputs)} outputs"
@@ -169,7 +181,7 @@ def _compile_module(module: Module, key: Key, batch: int) -> Compiled:
     name = type(module).__name__
     program = _core.Program(trace.graph, [output.id for output in outputs], name, module._programs.plans)
     # Only what a run needs is kept: the trace refers to the module, which owns the cache.
-    return Compiled(program, trace.feed([None])[1:], single, trace.batch_specific, captures)
+    return Compiled(program, trace.feed([None])[1:], several, trace.batch_specific, captures)
 
 
 def output_values(module: Module, y: Any) -> list[Value]:

@@ -75,27 +75,38 @@ class Module:
         message = f"{type(self).__name__}: forward is not defined"
         raise NotImplementedError(message)
 
-    def __call__(self, x: Any, *others: Any) -> Any:
+    def __call__(self, x: Any, *others: Any, out: Any = None) -> Any:
         """Run on a batch of images, or record while a model is traced.
 
         Args:
             x: An array with the batch on axis 0, or a symbolic value.
             *others: More symbolic values, for layers that join branches.
+            out: An array for the result, written in place without a copy: float32, C-contiguous, writable and of
+                exactly the result's shape; a tuple of them if `forward` returns several values. What it holds
+                after an exception is undefined.
 
         Returns:
-            A float32 array (a tuple of arrays if `forward` returns several values), or symbolic values.
+            A float32 array (a tuple of arrays if `forward` returns several values), or symbolic values; `out`
+            where it was given.
 
         Raises:
-            ShapeError: a layer does not fit its input; the text names the layer.
-            TypeError: another dtype than float32, float16, float64 and uint8.
+            ShapeError: a layer does not fit its input; the text names the layer. Or `out` has another shape.
+            TypeError: another dtype than float32, float16, float64 and uint8, or `out` is not float32.
+            ValueError: `out` is not writable or not C-contiguous, or shares memory with `x` or a parameter.
+            RuntimeError: called by a signal handler that interrupts a training step of the same parameters.
         """
         if isinstance(x, Value) or graph.current() is not None:
+            if out is not None:
+                message = f"{type(self).__name__}: out takes the result of a call with an array, not symbolic values"
+                raise TypeError(message)
             return self._record(x, *others)
         if others:
             message = f"{type(self).__name__}: takes one array, got {1 + len(others)}; join them in one forward"
             raise TypeError(message)
-        x = _args.check_images(x, type(self).__name__)
-        return self._compiled(x).run((x,), self)
+        images = _args.check_images(x, type(self).__name__)
+        if out is not None:
+            _args.check_apart(out, x, type(self).__name__)
+        return self._compiled(images).run((images,), self, out)
 
     def _record(self, x: Any, *others: Any) -> Any:
         trace = x.trace if isinstance(x, Value) else graph.current()

@@ -1,15 +1,15 @@
 //! Functions of two numbers, with broadcasting.
 
 use super::broadcast::{Block, Broadcast};
-use super::{Chunks, Rows, Zip, zip_body};
+use super::{Chunks, Rows, Zip, narrow_body, zip_body};
 use crate::error::Result;
 use crate::function::BinaryKind;
 use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion, math};
 use crate::tensor::Args;
 
-/// Declares functions of two elements as types, and per type the loops for every level: both operands run along, or
-/// one of them stays.
+/// Declares functions of two elements as types, and per type the loops for every level: both operands run along, one
+/// of them stays, or one is gathered for short rows.
 macro_rules! zips {
     ($($module:ident, $name:ident |$a:ident, $b:ident| $body:expr;)*) => {$(
         #[derive(Clone, Copy)]
@@ -24,21 +24,25 @@ macro_rules! zips {
         }
 
         mod $module {
-            use super::{$name, Rows, multiversion, zip_body};
+            use super::{$name, Rows, multiversion, narrow_body, zip_body};
 
             multiversion! { fn both(function: $name, rows: Rows) = zip_body, [$name, 1, 1]; }
             multiversion! { fn left(function: $name, rows: Rows) = zip_body, [$name, 1, 0]; }
             multiversion! { fn right(function: $name, rows: Rows) = zip_body, [$name, 0, 1]; }
+            multiversion! { fn narrow_left(function: $name, rows: Rows) = narrow_body, [$name, 0]; }
+            multiversion! { fn narrow_right(function: $name, rows: Rows) = narrow_body, [$name, 1]; }
 
             /// # Safety
             /// As for [`zip_body`]; the CPU has `isa`.
             pub unsafe fn run(isa: super::Isa, steps: [usize; 2], rows: Rows) {
                 // SAFETY: the caller's word.
                 unsafe {
-                    match steps {
-                        [1, 0] => left(isa, $name, rows),
-                        [0, 1] => right(isa, $name, rows),
-                        _ => both(isa, $name, rows),
+                    match (rows.gathered(isa.lanes(), steps), steps) {
+                        (Some(0), _) => narrow_left(isa, $name, rows),
+                        (Some(_), _) => narrow_right(isa, $name, rows),
+                        (None, [1, 0]) => left(isa, $name, rows),
+                        (None, [0, 1]) => right(isa, $name, rows),
+                        (None, _) => both(isa, $name, rows),
                     }
                 }
             }

@@ -117,6 +117,56 @@ struct Rows {
     pitch: [usize; 2],
 }
 
+impl Rows {
+    /// Where rows are short and one operand goes on where its last row ended: the other one, which has one element for
+    /// each row or the same row for all. It is gathered for several rows, so that vectors are full.
+    fn gathered(&self, lanes: usize, steps: [usize; 2]) -> Option<usize> {
+        let short = self.n < lanes && self.count >= lanes && !lanes.is_multiple_of(self.n);
+        (0..2).find(|&side| {
+            let other = 1 - side;
+            let runs = steps[other] == 1 && self.pitch[other] == self.n;
+            short && runs && (steps[side] == 0) != (self.pitch[side] == 0)
+        })
+    }
+}
+
+/// Most elements of the rows that are taken together where they are shorter than a vector.
+const NARROW: usize = 256;
+
+/// [`zip_body`] for rows shorter than a vector, of which operand number `SIDE` is gathered: one element for each row, or
+/// the same row again and again.
+///
+/// # Safety
+/// As for [`zip_body`]; the other operand is contiguous over all rows.
+#[inline(always)]
+unsafe fn narrow_body<S: Simd, F: Zip, const SIDE: usize>(function: F, call: Rows) {
+    let Rows { a, b, dst, count, n, pitch } = call;
+    let (runs, gathered) = if SIDE == 0 { (b, a) } else { (a, b) };
+    // The last row may write a vector beyond its end.
+    let mut table = [0.0f32; NARROW + 16];
+    let whole = NARROW / (n * S::LANES) * S::LANES;
+    for first in (0..count).step_by(whole) {
+        let rows = whole.min(count - first);
+        // SAFETY: every access lies within the `count · n` elements of an operand or within the table.
+        unsafe {
+            for row in 0..rows {
+                let at = table.as_mut_ptr().add(row * n);
+                if pitch[SIDE] != 0 {
+                    S::store(at, S::splat(gathered.add((first + row) * pitch[SIDE]).read_unaligned()));
+                } else if first == 0 {
+                    at.copy_from_nonoverlapping(gathered, n);
+                }
+            }
+            for i in (0..rows * n).step_by(S::LANES) {
+                let (at, lanes) = (first * n + i, S::LANES.min(rows * n - i));
+                let (x, y) = (load_first::<S>(runs.add(at), lanes), S::load(table.as_ptr().add(i)));
+                let value = if SIDE == 0 { function.zip::<S>(y, x) } else { function.zip::<S>(x, y) };
+                store_first::<S>(dst.add(at), value, lanes);
+            }
+        }
+    }
+}
+
 /// # Safety
 /// `count` rows of `n` elements, contiguous in `dst`, which equals an operand element by element or overlaps none.
 #[inline(always)]

@@ -4,7 +4,7 @@ use super::{Lines, Segments};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::{Chunks, load_first, store_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
-use crate::tensor::{Args, Src};
+use crate::tensor::Args;
 
 /// Normalization with known statistics, or its gradient with respect to the source.
 ///
@@ -140,21 +140,23 @@ impl Kernel for Apply {
         // SAFETY: the weights hold a float per channel, the statistics one per segment and bin; the scratch holds four
         // lines; the elements belong to this task.
         unsafe {
-            let src = |index: usize| -> Src<'_, f32> { args.src(index) };
+            let at = |index: usize| args.src::<f32>(index).at(start, count);
+            let weight = args.src::<f32>(if self.backward { 2 } else { 1 });
+            let [mean_of, rstd] = [3, 4].map(|index| args.src::<f32>(index));
+            self.fill(segment, mean, |_, statistic| mean_of.get(statistic));
             if self.backward {
-                self.fill(segment, mean, |_, statistic| src(3).get(statistic));
-                self.fill(segment, scale, |channel, statistic| src(2).get(channel) * src(4).get(statistic));
-                self.fill(segment, slope, |_, statistic| src(5).get(statistic));
-                self.fill(segment, offset, |_, statistic| src(6).get(statistic));
-                let (diff, src, dst) =
-                    (src(0).at(start, count), src(1).at(start, count), args.dst::<f32>(7).at(start, count));
-                backward(self.isa, diff, src, dst, count, wide, mean, scale, slope, offset);
+                let [slope_of, offset_of] = [5, 6].map(|index| args.src::<f32>(index));
+                self.fill(segment, scale, |channel, statistic| weight.get(channel) * rstd.get(statistic));
+                self.fill(segment, slope, |_, statistic| slope_of.get(statistic));
+                self.fill(segment, offset, |_, statistic| offset_of.get(statistic));
+                let dst = args.dst::<f32>(7).at(start, count);
+                backward(self.isa, at(0), at(1), dst, count, wide, mean, scale, slope, offset);
             } else {
-                self.fill(segment, mean, |_, statistic| src(3).get(statistic));
-                self.fill(segment, slope, |channel, statistic| src(1).get(channel) * src(4).get(statistic));
-                self.fill(segment, offset, |channel, _| src(2).get(channel));
-                let (src, dst) = (src(0).at(start, count), args.dst::<f32>(5).at(start, count));
-                forward(self.isa, src, src, dst, count, wide, mean, scale, slope, offset);
+                let bias = args.src::<f32>(2);
+                self.fill(segment, slope, |channel, statistic| weight.get(channel) * rstd.get(statistic));
+                self.fill(segment, offset, |channel, _| bias.get(channel));
+                let dst = args.dst::<f32>(5).at(start, count);
+                forward(self.isa, at(0), at(0), dst, count, wide, mean, scale, slope, offset);
             }
         }
     }

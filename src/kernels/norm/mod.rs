@@ -94,9 +94,11 @@ impl Cut {
         (block / self.parts, block % self.parts, band * self.band)
     }
 
-    /// First row of a part and the row behind its last.
+    /// First row of a part and the row behind its last; parts are made of whole blocks.
     fn rows(&self, part: usize) -> (usize, usize) {
-        (self.shape.rows * part / self.parts, self.shape.rows * (part + 1) / self.parts)
+        let blocks = self.shape.rows.div_ceil(BLOCK);
+        let start = |part: usize| (blocks * part / self.parts * BLOCK).min(self.shape.rows);
+        (start(part), start(part + 1))
     }
 }
 

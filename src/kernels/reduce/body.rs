@@ -2,10 +2,8 @@
 
 use super::fold::{self, Fold};
 use crate::function::ReduceKind;
+use crate::kernels::elementwise::store_first;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
-
-/// Lines shorter than this are taken several at once, one per lane.
-const SHORT: usize = 16;
 
 /// Rows of `width` values, `stride` apart, to one row.
 #[derive(Clone, Copy)]
@@ -81,46 +79,27 @@ pub struct Lines {
     pub divisor: Option<f32>,
 }
 
-impl Lines {
-    /// Floats of scratch.
-    pub fn scratch(isa: Isa) -> usize {
-        4 * isa.lanes()
-    }
-}
-
 /// # Safety
-/// The lines at `src`, `count` elements at `dst`, [`Lines::scratch`] at `scratch`.
+/// The lines at `src`, `count` elements at `dst`.
 #[inline(always)]
-unsafe fn lines_body<S: Simd, F: Fold>(call: Lines, scratch: *mut f32) {
+unsafe fn lines_body<S: Simd, F: Fold>(call: Lines) {
     let Lines { src, pitch, len, dst, count, divisor } = call;
-    let divided = |total: f32| divisor.map_or(total, |divisor| total / divisor);
-    // SAFETY: every access lies within a line or the scratch.
+    // SAFETY: every access lies within a line.
     unsafe {
-        if len < SHORT {
+        if len < S::LANES {
             for first in (0..count).step_by(S::LANES) {
-                let side = S::LANES.min(count - first);
-                let mut total = S::splat(F::NOTHING);
-                for k in 0..len {
-                    let mut lanes = [0.0f32; 16];
-                    for (lane, value) in lanes.iter_mut().enumerate().take(side) {
-                        *value = src.add((first + lane) * pitch + k).read_unaligned();
-                    }
-                    let x = S::load(lanes.as_ptr());
-                    total = F::take::<S>(total, x);
+                let lines = S::LANES.min(count - first);
+                let mut total = fold::take_across::<S, F>(src.add(first * pitch), lines, pitch, len);
+                if let Some(divisor) = divisor {
+                    total = S::div(total, S::splat(divisor));
                 }
-                let total = divisor.map_or(total, |divisor| S::div(total, S::splat(divisor)));
-                S::store_partial(dst.add(first), total, side);
+                store_first::<S>(dst.add(first), total, lines);
             }
             return;
         }
-        let wide = if len < 4 * S::LANES { S::LANES } else { 4 * S::LANES };
         for line in 0..count {
-            let src = src.add(line * pitch);
-            let whole = len / wide;
-            fold::open::<F>(scratch, wide);
-            fold::take_rows::<S, F>(src, whole, wide, scratch, wide);
-            fold::take_rows::<S, F>(src.add(whole * wide), 1, 0, scratch, len - whole * wide);
-            dst.add(line).write_unaligned(divided(fold::halve::<S, F>(scratch, wide)));
+            let total = fold::take_lanes::<S, F::Totals>(fold::take_line::<S, F>(src.add(line * pitch), len));
+            dst.add(line).write_unaligned(divisor.map_or(total, |divisor| total / divisor));
         }
     }
 }
@@ -131,7 +110,7 @@ macro_rules! reductions {
             use super::{Columns, Lines, columns_body, fold::$fold, lines_body, multiversion};
 
             multiversion! { pub fn columns(call: Columns, scratch: *mut f32) = columns_body, [$fold]; }
-            multiversion! { pub fn lines(call: Lines, scratch: *mut f32) = lines_body, [$fold]; }
+            multiversion! { pub fn lines(call: Lines) = lines_body, [$fold]; }
         }
     )*};
 }
@@ -162,7 +141,7 @@ pub unsafe fn columns(isa: Isa, kind: ReduceKind, call: Columns, scratch: *mut f
 ///
 /// # Safety
 /// As for [`lines_body`]; the CPU has `isa`.
-pub unsafe fn lines(isa: Isa, kind: ReduceKind, call: Lines, scratch: *mut f32) {
+pub unsafe fn lines(isa: Isa, kind: ReduceKind, call: Lines) {
     let function = match kind {
         ReduceKind::Sum | ReduceKind::Mean => sum::lines,
         ReduceKind::SumSquares => sum_squares::lines,
@@ -170,5 +149,5 @@ pub unsafe fn lines(isa: Isa, kind: ReduceKind, call: Lines, scratch: *mut f32) 
         ReduceKind::Min => min::lines,
     };
     // SAFETY: the caller's word.
-    unsafe { function(isa, call, scratch) };
+    unsafe { function(isa, call) };
 }

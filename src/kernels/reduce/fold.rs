@@ -19,10 +19,16 @@ pub trait Fold: 'static {
     /// # Safety
     /// The CPU has the level's features.
     unsafe fn take<S: Simd>(total: S::V, x: S::V) -> S::V;
+
+    /// The last `n` values of a line of at least `LANES`, which ends at `end`; the other lanes change nothing.
+    ///
+    /// # Safety
+    /// `LANES` readable floats before `end`; the CPU has the level's features.
+    unsafe fn rest<S: Simd>(end: *const f32, n: usize) -> S::V;
 }
 
 macro_rules! folds {
-    ($($name:ident $nothing:expr, $totals:ident, |$total:ident, $x:ident| $take:expr;)*) => {$(
+    ($($name:ident $nothing:expr, $totals:ident, $rest:ident, |$total:ident, $x:ident| $take:expr;)*) => {$(
         pub struct $name;
 
         impl Fold for $name {
@@ -34,15 +40,21 @@ macro_rules! folds {
                 // SAFETY: trait contract.
                 unsafe { $take }
             }
+
+            #[inline(always)]
+            unsafe fn rest<S: Simd>(end: *const f32, n: usize) -> S::V {
+                // SAFETY: trait contract.
+                unsafe { $rest::<S>(end, n) }
+            }
         }
     )*};
 }
 
 folds! {
-    Sum 0.0, Sum, |total, x| S::add(total, x);
-    SumSquares 0.0, Sum, |total, x| S::fma(x, x, total);
-    Max f32::NEG_INFINITY, Max, |total, x| math::maximum::<S>(total, x);
-    Min f32::INFINITY, Min, |total, x| math::minimum::<S>(total, x);
+    Sum 0.0, Sum, padded, |total, x| S::add(total, x);
+    SumSquares 0.0, Sum, padded, |total, x| S::fma(x, x, total);
+    Max f32::NEG_INFINITY, Max, repeated, |total, x| math::maximum::<S>(total, x);
+    Min f32::INFINITY, Min, repeated, |total, x| math::minimum::<S>(total, x);
 }
 
 /// Sets `n` totals to what nothing reduces to.
@@ -95,24 +107,99 @@ pub unsafe fn take_rows<S: Simd, F: Fold>(src: *const f32, rows: usize, stride: 
     }
 }
 
-/// Reduces `count` totals, a power of two, by halving: total i with total i + count/2, and so on down to one, which is
-/// returned; the others are lost.
+/// Zeros beside the values: sums do not change.
 ///
 /// # Safety
-/// `count` floats at `totals`; the CPU has the level's features.
+/// As for [`Fold::rest`].
 #[inline(always)]
-pub unsafe fn halve<S: Simd, F: Fold>(totals: *mut f32, count: usize) -> f32 {
-    // SAFETY: both halves lie within `count` elements and do not meet.
+unsafe fn padded<S: Simd>(end: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe { S::load_partial(end.sub(n), n) }
+}
+
+/// Values that were taken before: extremes do not change.
+///
+/// # Safety
+/// As for [`Fold::rest`].
+#[inline(always)]
+unsafe fn repeated<S: Simd>(end: *const f32, _n: usize) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe { S::load(end.sub(S::LANES)) }
+}
+
+/// Totals of a line of at least `LANES` values, one per lane, four vectors side by side, at most `BLOCK` at a time.
+///
+/// # Safety
+/// `len` elements at `src`; the CPU has the level's features.
+#[inline(always)]
+pub unsafe fn take_line<S: Simd, F: Fold>(src: *const f32, len: usize) -> S::V {
+    let vectors = len / S::LANES;
+    // SAFETY: every access lies within the line.
     unsafe {
-        let mut half = count / 2;
-        while half > 0 {
-            for i in (0..half).step_by(S::LANES) {
-                let lanes = S::LANES.min(half - i);
-                let (low, high) = (S::load_partial(totals.add(i), lanes), S::load_partial(totals.add(half + i), lanes));
-                S::store_partial(totals.add(i), F::Totals::take::<S>(low, high), lanes);
+        let mut totals = [S::splat(F::NOTHING); 4];
+        for top in (0..vectors / 4).step_by(BLOCK) {
+            let mut sums = [S::splat(F::NOTHING); 4];
+            for row in top..(top + BLOCK).min(vectors / 4) {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = F::take::<S>(*sum, S::load(src.add((4 * row + v) * S::LANES)));
+                }
             }
-            half /= 2;
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = F::Totals::take::<S>(*total, sum);
+            }
         }
-        totals.read()
+        let mut last = S::splat(F::NOTHING);
+        for v in vectors / 4 * 4..vectors {
+            last = F::take::<S>(last, S::load(src.add(v * S::LANES)));
+        }
+        if !len.is_multiple_of(S::LANES) {
+            last = F::take::<S>(last, F::rest::<S>(src.add(len), len % S::LANES));
+        }
+        if vectors < 4 {
+            return last;
+        }
+        let [a, b, c, d] = totals;
+        let total = F::Totals::take::<S>(F::Totals::take::<S>(a, c), F::Totals::take::<S>(b, d));
+        F::Totals::take::<S>(total, last)
+    }
+}
+
+/// The total of all lanes: lane i with lane i + LANES/2, and so on.
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+pub unsafe fn take_lanes<S: Simd, F: Fold>(v: S::V) -> f32 {
+    // SAFETY: the caller's word.
+    unsafe {
+        let v = if S::LANES > 8 { F::take::<S>(v, S::swap::<8>(v)) } else { v };
+        let v = F::take::<S>(v, S::swap::<4>(v));
+        let v = F::take::<S>(v, S::swap::<2>(v));
+        S::first(F::take::<S>(v, S::swap::<1>(v)))
+    }
+}
+
+/// One total for each of `LANES` lines, or of the first `lines` of them: lines become lanes.
+///
+/// # Safety
+/// `lines` times `len` elements at `src`, `pitch` apart; the CPU has the level's features.
+#[inline(always)]
+pub unsafe fn take_across<S: Simd, F: Fold>(src: *const f32, lines: usize, pitch: usize, len: usize) -> S::V {
+    // SAFETY: every access lies within a line.
+    unsafe {
+        let mut total = S::splat(F::NOTHING);
+        for k in 0..len {
+            let mut lanes = [0.0f32; 16];
+            let x = if lines == S::LANES {
+                S::load_strided(src.add(k), pitch)
+            } else {
+                for (line, value) in lanes.iter_mut().enumerate().take(lines) {
+                    *value = src.add(line * pitch + k).read_unaligned();
+                }
+                S::load(lanes.as_ptr())
+            };
+            total = F::take::<S>(total, x);
+        }
+        total
     }
 }

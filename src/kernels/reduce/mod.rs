@@ -106,8 +106,7 @@ impl Kernel for Reduce {
     }
 
     fn scratch(&self) -> usize {
-        let floats =
-            if self.columns() { Columns::scratch(self.isa, self.band, self.reduced) } else { Lines::scratch(self.isa) };
+        let floats = if self.columns() { Columns::scratch(self.isa, self.band, self.reduced) } else { 0 };
         floats * size_of::<f32>()
     }
 
@@ -132,8 +131,8 @@ impl Kernel for Reduce {
                 count: units.len(),
                 divisor,
             };
-            // SAFETY: the operands hold these lines; their results belong to this task; scratch is as long as stated.
-            unsafe { body::lines(self.isa, self.kind, call, scratch.cast()) };
+            // SAFETY: the operands hold these lines; their results belong to this task.
+            unsafe { body::lines(self.isa, self.kind, call) };
             return;
         }
         for unit in units {

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
 use crate::kernels::conv::Geometry;
 use crate::kernels::{Kernel, pool, reduce};
-use crate::tensor::shape_text;
+use crate::tensor::{DType, shape_text};
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -29,7 +29,9 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Pla
         // A value of which only the shape is wanted is not computed.
         if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
             afford(graph, node)?;
+            let first = lowering.steps.len();
             lowering.node(node)?;
+            lowering.note_results(node, first);
         }
     }
     Ok(lowering.finish(outputs))
@@ -164,9 +166,26 @@ impl<'a> Lowering<'a> {
             name: node.name.clone(),
             shape,
             effect: node.op.has_effect(),
+            results: Vec::new(),
             refused: std::mem::take(&mut self.refused),
         };
         self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
+    }
+
+    /// Notes where the float results of a node are, each at the last of its steps (from `first` on) that touches it.
+    fn note_results(&mut self, node: &Node, first: usize) {
+        for (number, id) in node.outputs.iter().enumerate() {
+            let Some(buffer) = self.of_value[id.0].filter(|_| self.graph.value(*id).dtype == DType::F32) else {
+                continue;
+            };
+            let found = self.steps[first..].iter_mut().rev().find_map(|draft| {
+                let operand = draft.step.operands.iter().rposition(|&operand| operand == buffer)?;
+                Some((&mut draft.step, operand))
+            });
+            if let Some((step, operand)) = found {
+                step.results.push((number, operand));
+            }
+        }
     }
 
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as

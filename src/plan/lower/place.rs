@@ -25,6 +25,7 @@ impl Lowering<'_> {
                 name: String::new(),
                 shape: shape_text(self.shape(id)),
                 effect: false,
+                results: Vec::new(),
                 refused: Vec::new(),
             };
             let at = self.steps.iter().position(|draft| draft.step.effect).unwrap_or(self.steps.len());
