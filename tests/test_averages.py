@@ -320,6 +320,8 @@ def test_frozen_and_shared_parameters_have_averages() -> None:
     first = trainer.ema_state_dict()
     trainer.step(x, y)
     second, now = trainer.ema_state_dict(), state(trainer)
+    versions = [parameter._storage.version for parameter in trainer.model.parameters()]
+    assert versions == [3, 3, 1, 1]  # a frozen parameter is read, not written: its packed form stays good
     assert_same_bits(second["first.weight"], second["second.weight"])
     assert_same_bits(second["idle.weight"], now["idle.weight"])
     middle = 0.5 * first["first.weight"].astype(np.float64) + 0.5 * now["first.weight"]

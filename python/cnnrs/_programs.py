@@ -79,11 +79,18 @@ class Recipe(NamedTuple):
     average: bool
 
     @classmethod
-    def of(cls, optimizer: Optimizer, clip_value: object, clip_norm: object, ema_decay: object) -> Recipe:
-        """Return the recipe of an optimizer, with what is not None."""
+    def of(cls, optimizer: Optimizer) -> Recipe:
+        """Return the recipe of an optimizer and nothing else."""
         attributes, states = tuple(optimizer._attributes.items()), tuple(optimizer._states.items())
-        optional = (clip_value is not None, clip_norm is not None, ema_decay is not None)
-        return cls(attributes, states, optimizer._columns, *optional)
+        return cls(attributes, states, optimizer._columns, False, False, False)
+
+    def including(self, clip_value: object, clip_norm: object, ema_decay: object) -> Recipe:
+        """Return the recipe with what is not None."""
+        if clip_value is clip_norm is ema_decay is None:
+            return self
+        return self._replace(
+            clip_value=clip_value is not None, clip_norm=clip_norm is not None, average=ema_decay is not None
+        )
 
 
 class Programs:

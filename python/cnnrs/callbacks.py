@@ -28,7 +28,10 @@ class Callback:
         """Run before an epoch, numbered from 1 over all `fit` calls."""
 
     def on_batch_end(self, trainer: Trainer, batch: int, metrics: Mapping[str, float]) -> None:
-        """Run after the update of batch number `batch` of the epoch (from 1), with its "loss" and "accuracy"."""
+        """Run after the update of batch number `batch` of the epoch (from 1), with its metrics.
+
+        They are its "loss" and, where the loss has labels, its "accuracy".
+        """
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, metrics: Mapping[str, float]) -> None:
         """Run after an epoch and its validation; `trainer.stop()` makes it the last one."""
@@ -48,7 +51,7 @@ class EarlyStopping(Callback):
         min_delta: Smallest change that counts as improvement, finite and >= 0.
         mode: "min", "max", or "auto": "max" if the name ends in "accuracy", else "min".
         restore_best: Whether the model gets back the parameters of its best epoch when `fit` ends, stopped
-            early or not. Momentum is left as it is.
+            early or not. What the optimizer remembers is left as it is.
 
     Raises:
         TypeError: An argument of the wrong type.

@@ -12,8 +12,8 @@ class History(dict[str, list[Any]]):
     """A dictionary of equally long lists, one entry an epoch.
 
     Keys are `epoch` (numbers from 1), `loss` and `accuracy` (training, means over the images of the epoch),
-    `val_loss` and `val_accuracy` where validation data was given. An epoch that lacks a metric
-    holds None there. Being a dictionary of lists of numbers it goes through `json` and `pickle`.
+    `val_loss` and `val_accuracy` where validation data was given; the accuracies where the loss has labels. An epoch
+    that lacks a metric holds None there. Being a dictionary of lists of numbers it goes through `json` and `pickle`.
     """
 
     @property

@@ -382,11 +382,12 @@ class Trainer:
             programs.follow(optimizer)
             self._table = HyperTable(optimizer, programs.names, list(programs.trainable), self._following.seen)
             self._following.keep(self._table.schedules)
+            self._plain = Recipe.of(optimizer)
             self._table_key = key
         return self._table
 
     def _recipe(self) -> Recipe:
-        return Recipe.of(self.optimizer, self.clip_value, self.clip_norm, self.ema_decay)
+        return self._plain.including(self.clip_value, self.clip_norm, self.ema_decay)
 
     def _numbers(self, moment: Moment) -> list[NDArray[np.float32]]:
         """Return the inputs that a recipe names."""
