@@ -53,7 +53,7 @@ def results(text: _core.Graph) -> list[int]:
 
 def training(model: nn.Module) -> _core.Program:
     """The program of a trainer's step on uint8 images."""
-    recipe = Recipe.of(optim.SGD(0.1), None, None, None)
+    recipe = Recipe.of(optim.SGD(0.1))
     images, labels = np.zeros((2, *IMAGE), np.uint8), np.zeros(2, np.int64)
     return Programs(model, Loss("cross_entropy")).step(images, labels, recipe)._program
 
