@@ -212,7 +212,7 @@ def refused(text: str) -> bool:
 
 def compare(array: np.ndarray[Any, Any], dtype: str, shape: tuple[int, ...], data: bytes) -> None:
     """The array holds these data, converted to float32 if they are floats, its axes in this package's order."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(len(shape), tuple(range(len(shape))))
+    order = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}.get(len(shape), tuple(range(len(shape))))
     assert array.shape == tuple(shape[axis] for axis in order)
     assert math.prod(shape) * SIZES[dtype] == len(data)
     if dtype in FLOATS:
