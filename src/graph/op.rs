@@ -122,7 +122,7 @@ pub enum Op {
     /// x, grad_y → grad_weight.
     Conv2dBackwardWeights { window: Window2d, groups: usize },
     /// x (…, N, I), weight (…, I, O)[, bias] → y (…, N, O): a product for each index of the leading axes, which are
-    /// equal. Bias and activation only without leading axes; the activation is set by fusion only.
+    /// equal. A bias only without leading axes; the activation is set by fusion only.
     Linear { activation: Option<UnaryKind> },
     /// grad_y (…, N, O), weight (…, I, O) → grad_x (…, N, I).
     LinearBackwardData,

@@ -21,6 +21,8 @@ mod reduce;
 mod softmax;
 #[path = "kernels/strided.rs"]
 mod strided;
+#[path = "kernels/unary.rs"]
+mod unary;
 #[path = "kernels/update.rs"]
 mod update;
 

@@ -153,7 +153,7 @@ impl Indirect {
         (at.image * self.dst_size[0] + y) * self.dst_size[1] + x
     }
 
-    /// Applies tanh or sigmoid to finished rows, while they are in cache.
+    /// Applies any activation but relu to finished rows, while they are in cache.
     ///
     /// # Safety
     /// The rows' results are inside `dst` and belong to this task; result pixels follow each other (forward).

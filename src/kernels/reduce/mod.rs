@@ -59,10 +59,11 @@ impl Reduce {
     pub fn new(isa: Isa, kind: ReduceKind, [outer, reduced, inner]: [usize; 3], divisor: Option<f32>) -> Self {
         let band = if inner >= 2 * BAND { BAND } else { inner.max(1) };
         let bands = inner.div_ceil(band);
-        let work = outer.saturating_mul(reduced).saturating_mul(band);
+        let each = reduced.saturating_mul(band);
         let enough = TASKS.div_ceil((outer * bands).max(1));
-        let parts = (work / PART).min(reduced / 256).clamp(1, enough.max(work / LONG_PART).clamp(1, MOST_PARTS));
-        let units = Chunks::new(outer * bands, (reduced / parts).saturating_mul(band));
+        let most = enough.max(each / LONG_PART).min(MOST_PARTS);
+        let parts = (outer.saturating_mul(each) / PART).min(reduced / 256).clamp(1, most);
+        let units = Chunks::new(outer * bands, each / parts);
         Self { isa, kind, outer, reduced, inner, parts, bands, band, units, divisor }
     }
 
@@ -74,16 +75,6 @@ impl Reduce {
     /// Number of partial results, 1 to 256: a function of the shape alone.
     pub fn parts(&self) -> usize {
         self.parts
-    }
-
-    /// Elements of the result.
-    pub fn len(&self) -> usize {
-        self.outer * self.inner
-    }
-
-    /// True if the result has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The elements of part `part`.
@@ -119,7 +110,7 @@ impl Kernel for Reduce {
         let rows = self.part(part);
         let divisor = self.divisor.filter(|_| self.parts == 1);
         let (src, dst) = (args.src::<f32>(0), args.dst::<f32>(1));
-        let start = part * self.len();
+        let start = part * self.outer * self.inner;
         let units = self.units.range(chunk);
         if !self.columns() {
             let extent = (units.len() - 1) * self.reduced + rows.len();
