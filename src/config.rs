@@ -6,38 +6,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
+pub use crate::function::Algorithm;
 use crate::simd::Isa;
 use crate::sync::fork;
 
 /// Most threads anybody can ask for.
 pub const MAX_THREADS: usize = 256;
-
-/// Which algorithms lowering may choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// The fastest whose error stays within the published tolerance.
-    Auto,
-    /// Direct summation only: the strict switch.
-    Direct,
-}
-
-impl Algorithm {
-    /// The name users write.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Direct => "direct",
-        }
-    }
-
-    /// The algorithm of that name.
-    pub fn parse(name: &str) -> Result<Self> {
-        [Self::Auto, Self::Direct]
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
-            .ok_or_else(|| Error::Value(format!("algorithm expects auto or direct, received {name:?}")))
-    }
-}
 
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())

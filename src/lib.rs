@@ -25,6 +25,7 @@ pub mod parallel;
 pub mod passes;
 pub mod peak;
 pub mod plan;
+pub mod plan_cache;
 pub mod program;
 #[cfg(feature = "python")]
 mod python;

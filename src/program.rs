@@ -1,7 +1,6 @@
 //! The executable thing: a graph with chosen outputs, its stored tensors, and its plans by batch size.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,12 +10,10 @@ use crate::exec::{self, Externals};
 use crate::finite;
 use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
+use crate::plan_cache::{Key, PlanCache};
 use crate::storage::Stored;
-use crate::sync::{Access, Brief, Held, InsideRun, Waiting};
+use crate::sync::{Access, Held, InsideRun, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
-
-/// Most plans that programs which belong together keep.
-const MAX_PLANS: usize = 32;
 
 /// An array of the caller: C-contiguous, of the stated type.
 #[derive(Debug, Clone)]
@@ -59,61 +56,6 @@ pub struct OutputBuf {
     pub shape: Arc<[usize]>,
     /// Element type.
     pub dtype: DType,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    program: u64,
-    batch: Option<usize>,
-    options: Options,
-}
-
-/// Plans with the time of their last use, and the clock.
-#[derive(Debug, Default)]
-struct Plans {
-    clock: u64,
-    kept: HashMap<Key, (u64, Arc<Plan>)>,
-}
-
-/// The plans of programs that belong together, such as those of one model: of all of them the least recently used goes
-/// first.
-#[derive(Debug, Default)]
-pub struct PlanCache(Brief<Plans>);
-
-impl PlanCache {
-    fn get(&self, key: &Key) -> Option<Arc<Plan>> {
-        self.0.with(|plans| {
-            plans.clock += 1;
-            let (used, plan) = plans.kept.get_mut(key)?;
-            *used = plans.clock;
-            Some(plan.clone())
-        })
-    }
-
-    fn put(&self, key: Key, plan: Arc<Plan>) {
-        // What goes is dropped outside of the lock.
-        let _gone = self.0.with(|plans| {
-            let full = plans.kept.len() >= MAX_PLANS && !plans.kept.contains_key(&key);
-            let oldest = plans.kept.iter().filter(|_| full).min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            let gone = oldest.and_then(|oldest| plans.kept.remove(&oldest));
-            (gone, plans.kept.insert(key, (plans.clock, plan)))
-        });
-    }
-
-    /// Number of plans kept.
-    pub fn len(&self) -> usize {
-        self.0.with(|plans| plans.kept.len())
-    }
-
-    /// Whether no plan is kept.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn forget(&self, program: u64) {
-        // What goes is dropped outside of the lock.
-        let _gone: Vec<_> = self.0.with(|plans| plans.kept.extract_if(|key, _| key.program == program).collect());
-    }
 }
 
 /// A graph ready to run on any batch size.

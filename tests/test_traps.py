@@ -109,6 +109,26 @@ def test_03_special_values_in_maximum_pooling() -> None:
     assert grad[0, :, :, 0].tolist() == [[7, 0, 7, 0], [0] * 4, [7, 0, 7, 0], [0] * 4]
 
 
+def test_04_batch_normalization_divides_by_n_and_keeps_n_minus_1() -> None:
+    """`momentum` weighs the new value, eps stands inside of the root, and evaluation reads what a load wrote."""
+    x = np.array([0, 2, 4, 6], np.float32).reshape(4, 1, 1, 1)  # mean 3, variance 5 over n, 20/3 over n - 1
+    layer = nn.BatchNorm2d(1, eps=4.0, momentum=0.25)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(1, 2))
+    Trainer(model, optim.SGD(lr=0.0)).step(x, np.zeros(4, np.int64))
+    state = model.state_dict(copy=True)
+    assert state["0.running_mean"] == np.float32(0.75)
+    assert state["0.running_var"] == np.float32(0.75 + 0.25 * 20 / 3)
+    assert (state["0.num_batches_tracked"].dtype, state["0.num_batches_tracked"].shape) == (np.int64, ())
+    normalized = F.batch_norm(x, None, None, None, None, True, 0.25, 4.0)
+    np.testing.assert_allclose(normalized.ravel(), (x.ravel() - 3) / np.sqrt(5 + 4), rtol=1e-6)
+    fresh = nn.Sequential(nn.BatchNorm2d(1, eps=4.0), nn.Flatten(), nn.Linear(1, 2))
+    fresh.load_state_dict(state)
+    expected = (x.ravel() - 0.75) / np.sqrt(np.float64(state["0.running_var"].item()) + 4)
+    np.testing.assert_allclose(fresh[0](x).ravel(), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="one value"):
+        Trainer(model, optim.SGD(lr=0.1)).step(x[:1], np.zeros(1, np.int64))
+
+
 def test_06_lenet_comes_in_two_named_forms() -> None:
     """61,706 parameters with full connections in the third layer; tanh and averages as of 1998, ReLU and maxima."""
     for form in ({"activation": "tanh", "pool": "avg"}, {"activation": "relu", "pool": "max"}):
@@ -149,6 +169,16 @@ def test_07_the_mean_over_no_images_is_refused() -> None:
     assert trainer.predict(x).shape == (0, 3)
 
 
+def test_07_smoothing_and_ignored_labels_in_the_mean() -> None:
+    """The mean is over the labels that count; smoothing spreads over all classes; nothing but ignored: NaN."""
+    logits, labels = real(3, 4), np.array([1, 9, 2])
+    rows = np.log(np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    each = [-(0.9 * rows[row, label] + 0.1 * rows[row].mean()) for row, label in ((0, 1), (2, 2))]
+    loss = F.cross_entropy(logits, labels, label_smoothing=0.1, ignore_index=9)
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
+    assert np.isnan(F.cross_entropy(logits, np.full(3, 9), ignore_index=9))
+
+
 def test_08_decay_is_named_and_can_be_kept_from_biases() -> None:
     """L2 in the gradient goes through the momentum, decoupled decay does not; groups take the biases out of both."""
 
@@ -180,6 +210,19 @@ def test_09_arrays_of_any_kind() -> None:
         assert not F.relu(x).any()
         del x
         gc.collect()
+
+
+def test_09_a_result_never_overwrites_its_input() -> None:
+    """`out` may not share memory with the batch or with a weight, whole or in part."""
+    model = nn.Sequential(nn.ReLU())
+    memory = real(4, 6)
+    for out in (memory[:3], memory[1:]):
+        with pytest.raises(ValueError, match="memory"):
+            model(memory[:3], out=out)
+    before = memory.copy()
+    separate = np.empty((3, 6), np.float32)
+    assert model(memory[:3], out=separate) is separate
+    assert_same_bits(memory, before)
 
 
 def test_09_an_array_dropped_during_its_call() -> None:

@@ -13,6 +13,8 @@ from cnnrs._batch_size import BatchSize
 from cnnrs._core import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
 LIMIT = 2**31 - 1
@@ -163,6 +165,19 @@ def flag(value: object, name: str, op: str) -> bool:
         message = f"{graph.label(op)}: {name} must be True or False, got {show(value)}"
         raise TypeError(message)
     return bool(value)
+
+
+def choice(value: object, name: str, op: str, choices: Iterable[str]) -> str:
+    """Return one of the choices.
+
+    Raises:
+        ValueError: it is another value.
+    """
+    if not isinstance(value, str) or value not in choices:
+        words = ", ".join(f'"{word}"' for word in choices)
+        message = f"{graph.label(op)}: {name} must be one of {words}, got {show(value)}"
+        raise ValueError(message)
+    return value
 
 
 def pair(value: object, name: str, op: str, low: int = 1) -> Pair:

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs)] // attribute fields carry the standard names of their op, explained at each variant
 
-pub use crate::function::{AxisMap, BinaryKind, ReduceKind, Saved, Scalar, UnaryKind};
+pub use crate::function::{Algorithm, AxisMap, BinaryKind, ReduceKind, Saved, Scalar, UnaryKind};
 use crate::window::Window2d;
 
 /// How a map of pixels becomes a row of features.
@@ -116,11 +116,11 @@ impl Optimizer {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
     /// x NHWC, weight HWIO[, bias] → y. The activation is set by fusion only.
-    Conv2d { window: Window2d, groups: usize, activation: Option<UnaryKind> },
+    Conv2d { window: Window2d, groups: usize, algorithm: Algorithm, activation: Option<UnaryKind> },
     /// grad_y, weight → grad_x of the given height and width.
-    Conv2dBackwardData { window: Window2d, groups: usize, input: [usize; 2] },
+    Conv2dBackwardData { window: Window2d, groups: usize, algorithm: Algorithm, input: [usize; 2] },
     /// x, grad_y → grad_weight.
-    Conv2dBackwardWeights { window: Window2d, groups: usize },
+    Conv2dBackwardWeights { window: Window2d, groups: usize, algorithm: Algorithm },
     /// x (…, N, I), weight (…, I, O)[, bias] → y (…, N, O): a product for each index of the leading axes, which are
     /// equal. A bias only without leading axes; the activation is set by fusion only.
     Linear { activation: Option<UnaryKind> },

@@ -38,7 +38,7 @@ fn estimate(graph: &Graph, node: &Node) -> usize {
             let classes = window.stride[0].min(input[0]).saturating_mul(window.stride[1].min(input[1]));
             classes.saturating_mul(CLASS).saturating_add(taps(window))
         }
-        Op::Conv2dBackwardWeights { window, groups } => {
+        Op::Conv2dBackwardWeights { window, groups, .. } => {
             let (ic, oc) = (shape(x)[3] / groups, shape(node.inputs[1])[3] / groups);
             // Few channels: a whole kernel row is one segment.
             let [kh, kw] = window.kernel;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::Error;
-use crate::graph::op::{AxisMap, BinaryKind, Dim, DropoutUnit, Optimizer, ReduceKind, Span};
+use crate::graph::op::{Algorithm, AxisMap, BinaryKind, Dim, DropoutUnit, Optimizer, ReduceKind, Span};
 use crate::graph::{FlattenOrder, Op, Scalar, UnaryKind};
 use crate::window::Window2d;
 
@@ -109,6 +109,14 @@ impl<'py> Attrs<'_, 'py> {
         }
     }
 
+    /// Which algorithms the op may use; all if it does not say.
+    fn algorithm(&self) -> PyResult<Algorithm> {
+        match self.0.get_item("algorithm")? {
+            None => Ok(Algorithm::Auto),
+            Some(name) => Ok(Algorithm::parse(name.extract()?)?),
+        }
+    }
+
     fn optimizer(&self) -> PyResult<Optimizer> {
         Ok(match self.get::<String>("optimizer")?.as_str() {
             "sgd" => Optimizer::Sgd { nesterov: self.get("nesterov")? },
@@ -185,15 +193,22 @@ pub fn parse(op: &str, attrs: &Bound<'_, PyDict>, shapes: &[&[usize]]) -> PyResu
     Ok(match op {
         "conv2d" => {
             let (window, groups) = (attrs.window(weight(), true)?, attrs.number("groups", 1)?);
-            Op::Conv2d { window, groups, activation: None }
+            Op::Conv2d { window, groups, algorithm: attrs.algorithm()?, activation: None }
         }
         "conv2d_backward_data" => {
             let (window, groups) = (attrs.window(weight(), true)?, attrs.number("groups", 1)?);
-            Op::Conv2dBackwardData { window, groups, input: attrs.pair("input_size", 0)? }
+            Op::Conv2dBackwardData {
+                window,
+                groups,
+                algorithm: attrs.algorithm()?,
+                input: attrs.pair("input_size", 0)?,
+            }
         }
-        "conv2d_backward_weights" => {
-            Op::Conv2dBackwardWeights { window: attrs.pool(true)?, groups: attrs.number("groups", 1)? }
-        }
+        "conv2d_backward_weights" => Op::Conv2dBackwardWeights {
+            window: attrs.pool(true)?,
+            groups: attrs.number("groups", 1)?,
+            algorithm: attrs.algorithm()?,
+        },
         "linear" => Op::Linear { activation: None },
         "max_pool2d" => Op::MaxPool2d { window: attrs.pool(true)?, ceil_mode: attrs.get("ceil_mode")? },
         "max_pool2d_backward" => Op::MaxPool2dBackward {

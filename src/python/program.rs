@@ -10,6 +10,7 @@ use super::arrays::{Given, Input, output};
 use super::graph::Graph;
 use crate::error::Error;
 use crate::graph::ValueId;
+use crate::plan_cache;
 use crate::program::{self, InputView, OutputBuf, OutputView};
 use crate::sync::Brief;
 
@@ -86,7 +87,7 @@ pub(super) fn run<'py>(
 /// The plans of programs that belong together: at most 32, the least recently used goes first.
 #[pyclass(frozen, module = "cnnrs._core")]
 #[derive(Default)]
-pub struct PlanCache(Arc<program::PlanCache>);
+pub struct PlanCache(Arc<plan_cache::PlanCache>);
 
 #[pymethods]
 impl PlanCache {

@@ -11,14 +11,14 @@ pub fn apply(op: &Op, operands: &[&Tensor], shapes: &[&[usize]]) -> Result<Vec<T
     let [x, ..] = operands else { return Err(Error::Internal("an op has operands".into())) };
     let one = |tensor: Tensor| Ok(vec![tensor]);
     match op {
-        Op::Conv2d { window, groups, activation } => {
+        Op::Conv2d { window, groups, activation, .. } => {
             let y = layers::conv2d(x, operands[1], operands.get(2).copied(), window, *groups, shapes[0]);
             one(activation.map_or_else(|| y.clone(), |kind| unary::forward(kind, &y)))
         }
         Op::Conv2dBackwardData { window, groups, .. } => {
             one(layers::conv2d_backward_data(x, operands[1], window, *groups, shapes[0]))
         }
-        Op::Conv2dBackwardWeights { window, groups } => {
+        Op::Conv2dBackwardWeights { window, groups, .. } => {
             one(layers::conv2d_backward_weights(x, operands[1], window, *groups, shapes[0]))
         }
         Op::Linear { activation } => {

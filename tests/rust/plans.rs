@@ -46,7 +46,11 @@ fn network(layers: &[(u8, usize, usize)], batch: usize, size: usize) -> (Graph, 
             0 | 1 => {
                 let channels = 1 + first % 9;
                 let weight = weight(&mut graph, vec![kernel[0], kernel[1], shape[3], channels]);
-                graph.add(Op::Conv2d { window, groups: 1, activation: None }, &[from, weight], "conv")
+                graph.add(
+                    Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, activation: None },
+                    &[from, weight],
+                    "conv",
+                )
             }
             2 => graph.add(Op::Unary(UnaryKind::Relu), &[from], "relu"),
             3 => graph.add(Op::Unary(UnaryKind::Tanh), &[from], "tanh"),
@@ -210,7 +214,9 @@ fn run_with(fault: Fault, step: usize) -> Result<Vec<f32>> {
     let weight = graph.input(vec![3, 3, 3, 5], DType::F32, "weight", false).unwrap();
     let y = graph.add_one(Op::Unary(UnaryKind::Tanh), &[x], "first").unwrap();
     let window = Window2d { kernel: [3, 3], pad: [[1; 2]; 2], ..Window2d::UNIT };
-    let z = graph.add_one(Op::Conv2d { window, groups: 1, activation: None }, &[y, weight], "second").unwrap();
+    let z = graph
+        .add_one(Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, activation: None }, &[y, weight], "second")
+        .unwrap();
     let sound = compile(&graph, &[z], options()).unwrap();
     let mut plan = compile(&graph, &[z], options()).unwrap();
     let found = plan.steps.iter().position(|step| step.op == "tanh").unwrap();

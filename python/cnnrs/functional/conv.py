@@ -14,6 +14,8 @@ from cnnrs.graph import Value
 if TYPE_CHECKING:
     from cnnrs.nn.parameter import Parameter
 
+ALGORITHMS = ("auto", "direct")
+
 
 def conv2d(
     x: Tensor,
@@ -23,6 +25,7 @@ def conv2d(
     padding: PaddingLike = 0,
     dilation: Size = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> Tensor:
     """Convolve a batch of images with kernels (cross-correlation, as everywhere in deep learning).
 
@@ -37,6 +40,8 @@ def conv2d(
         padding: Zeros around the image.
         dilation: Pixels between two taps of a kernel.
         groups: Number of independent parts into which the channels are split; divides C and O.
+        algorithm: "auto", or "direct" for direct summation only, whatever `cnnrs.set_algorithm` permits; gradients
+            follow.
 
     Returns:
         Feature maps (N, H_out, W_out, O).
@@ -61,8 +66,9 @@ def conv2d(
     if bias is not None:
         inputs.append(_args.check_array(bias, op, "bias", 1))
     groups = _args.whole(groups, "groups", op)
+    algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
     attrs = _conv_window(op, x.shape[1:3], inputs[1].shape[:2], stride, padding, dilation)
-    return cast("Tensor", apply(op, inputs, **attrs, groups=groups)[0])
+    return cast("Tensor", apply(op, inputs, **attrs, groups=groups, algorithm=algorithm)[0])
 
 
 def _conv_window(
@@ -83,6 +89,7 @@ def conv2d_backward_data(
     padding: PaddingLike = 0,
     dilation: Size = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> Tensor:
     """Compute the gradient of a loss with respect to the input of `conv2d`.
 
@@ -96,6 +103,7 @@ def conv2d_backward_data(
         padding: As given to `conv2d`.
         dilation: As given to `conv2d`.
         groups: As given to `conv2d`.
+        algorithm: As given to `conv2d`.
 
     Returns:
         The gradient (N, H, W, C).
@@ -119,6 +127,7 @@ def conv2d_backward_data(
     op = "conv2d_backward_data"
     inputs = [_args.check_array(grad_y, op, "grad_y", 4), _args.check_array(weight, op, "weight", 4)]
     groups = _args.whole(groups, "groups", op)
+    algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
     shape = _args.shape4(input_shape, "input_shape", op)
     expected = (grad_y.shape[0], inputs[1].shape[2] * groups)
     if (shape[0], shape[3]) != expected:
@@ -128,7 +137,7 @@ def conv2d_backward_data(
         )
         raise ShapeError(message)
     attrs = _conv_window(op, shape[1:3], inputs[1].shape[:2], stride, padding, dilation)
-    return cast("Tensor", apply(op, inputs, **attrs, groups=groups, input_size=shape[1:3])[0])
+    return cast("Tensor", apply(op, inputs, **attrs, groups=groups, algorithm=algorithm, input_size=shape[1:3])[0])
 
 
 def conv2d_backward_weights(
@@ -139,6 +148,7 @@ def conv2d_backward_weights(
     padding: PaddingLike = 0,
     dilation: Size = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of a loss with respect to the weight and the bias of `conv2d`.
 
@@ -153,6 +163,7 @@ def conv2d_backward_weights(
         padding: As given to `conv2d`.
         dilation: As given to `conv2d`.
         groups: As given to `conv2d`.
+        algorithm: As given to `conv2d`.
 
     Returns:
         The gradients (kernel_h, kernel_w, C // groups, O) and (O,).
@@ -173,8 +184,9 @@ def conv2d_backward_weights(
     op = "conv2d_backward_weights"
     inputs = [_args.check_array(x, op, "x", 4), _args.check_array(grad_y, op, "grad_y", 4)]
     groups = _args.whole(groups, "groups", op)
+    algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
     attrs = window(op, x.shape[1:3], kernel_size, stride, padding, dilation)
-    grad_w = apply(op, inputs, **attrs, groups=groups)[0]
+    grad_w = apply(op, inputs, **attrs, groups=groups, algorithm=algorithm)[0]
     return cast("Tensor", grad_w), cast("Tensor", apply("sum", inputs[1:], axes=[0, 1, 2], keepdims=False)[0])
 
 
@@ -187,6 +199,7 @@ def conv_transpose2d(
     output_padding: Size = 0,
     dilation: Size = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> Tensor:
     """Compute the transpose of `conv2d`: what its gradient with respect to the input is.
 
@@ -202,6 +215,8 @@ def conv_transpose2d(
         output_padding: Pixels added behind; each below `stride` or `dilation`. 0 with "same".
         dilation: Pixels between two taps of a kernel.
         groups: Number of independent parts into which the channels are split; divides C and O.
+        algorithm: "auto", or "direct" for direct summation only, whatever `cnnrs.set_algorithm` permits; gradients
+            follow.
 
     Returns:
         Feature maps (N, H_out, W_out, O).
@@ -221,6 +236,7 @@ def conv_transpose2d(
     op = "conv_transpose2d"
     inputs = [_args.check_array(x, op, "x", 4), _args.check_array(weight, op, "weight", 4)]
     groups = _args.whole(groups, "groups", op)
+    algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
     if x.shape[3] != inputs[1].shape[3] or x.shape[3] % groups:
         message = (
             f"{graph.label(op)}: weight {inputs[1].shape} must have as many input channels (its last axis) as x "
@@ -241,7 +257,9 @@ def conv_transpose2d(
     ]
     (height, top, bottom, below), (width, left, right, beside) = axes
     attrs["padding"] = ((top, bottom), (left, right))
-    (y,) = apply("conv2d_backward_data", inputs, **attrs, groups=groups, input_size=(height, width))
+    (y,) = apply(
+        "conv2d_backward_data", inputs, **attrs, groups=groups, algorithm=algorithm, input_size=(height, width)
+    )
     if below or beside:
         y = pad(y, ((0, below), (0, beside)))
     return cast("Tensor", y if bias is None else _biased(op, y, bias))

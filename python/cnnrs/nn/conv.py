@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from cnnrs import _args, functional
+from cnnrs.functional.conv import ALGORITHMS
 from cnnrs.nn import init
 from cnnrs.nn.module import Module
 from cnnrs.nn.parameter import Parameter
@@ -47,6 +48,7 @@ class _Conv(Module):
             "output_padding": ((0, 0),),
             "dilation": ((1, 1), 1),
             "groups": (1,),
+            "algorithm": ("auto",),
         }
         for name, usual in defaults.items():
             if getattr(self, name, None) not in (None, *usual):
@@ -69,6 +71,7 @@ class Conv2d(_Conv):
         dilation: Pixels between two taps, an int or (h, w).
         groups: Number of independent parts of the channels.
         bias: Whether a number is added per output channel.
+        algorithm: "auto", or "direct" for direct summation only in this layer and its gradients.
 
     Raises:
         ValueError: a number is out of range, or `groups` does not divide the channels.
@@ -91,6 +94,7 @@ class Conv2d(_Conv):
         dilation: functional.Size = 1,
         groups: int = 1,
         bias: bool = True,
+        algorithm: str = "auto",
     ) -> None:
         """Draw the parameters."""
         super().__init__(in_channels, out_channels, groups)
@@ -99,6 +103,7 @@ class Conv2d(_Conv):
         self.stride = _args.pair(stride, "stride", op)
         self.padding = _args.padding(padding, op)
         self.dilation = _args.pair(dilation, "dilation", op)
+        self.algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
         self._draw((*self.kernel_size, self.in_channels // self.groups, self.out_channels), bias)
 
     def forward(self, x: Any) -> Any:
@@ -111,6 +116,7 @@ class Conv2d(_Conv):
             self.padding,
             self.dilation,
             self.groups,
+            self.algorithm,
         )
 
 
@@ -130,6 +136,7 @@ class ConvTranspose2d(_Conv):
         groups: Number of independent parts of the channels.
         bias: Whether a number is added per output channel.
         dilation: Pixels between two taps, an int or (h, w).
+        algorithm: "auto", or "direct" for direct summation only in this layer and its gradients.
 
     Raises:
         ValueError: a number is out of range, or `groups` does not divide the channels.
@@ -153,6 +160,7 @@ class ConvTranspose2d(_Conv):
         groups: int = 1,
         bias: bool = True,
         dilation: functional.Size = 1,
+        algorithm: str = "auto",
     ) -> None:
         """Draw the parameters."""
         super().__init__(in_channels, out_channels, groups)
@@ -161,6 +169,7 @@ class ConvTranspose2d(_Conv):
         self.stride = _args.pair(stride, "stride", op)
         self.padding = _args.padding(padding, op)
         self.dilation = _args.pair(dilation, "dilation", op)
+        self.algorithm = _args.choice(algorithm, "algorithm", op, ALGORITHMS)
         self.output_padding = functional.output_padding_pair(output_padding, self.stride, self.dilation, op)
         self._draw((*self.kernel_size, self.out_channels // self.groups, self.in_channels), bias)
 
@@ -175,6 +184,7 @@ class ConvTranspose2d(_Conv):
             self.output_padding,
             self.dilation,
             self.groups,
+            self.algorithm,
         )
 
 

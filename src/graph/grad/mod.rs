@@ -138,18 +138,20 @@ impl Tape<'_> {
         }
         let grad = self.value(seed);
         match &node.op {
-            Op::Conv2d { window, groups, .. } => {
-                let (window, groups) = (*window, *groups);
+            &Op::Conv2d { window, groups, algorithm, .. } => {
                 let input = self.size(inputs[0]);
-                let data = Op::Conv2dBackwardData { window, groups, input };
+                let data = Op::Conv2dBackwardData { window, groups, algorithm, input };
                 self.emit(inputs[0], data, &[grad, inputs[1]], name)?;
-                self.emit(inputs[1], Op::Conv2dBackwardWeights { window, groups }, &[inputs[0], grad], name)?;
+                let weights = Op::Conv2dBackwardWeights { window, groups, algorithm };
+                self.emit(inputs[1], weights, &[inputs[0], grad], name)?;
                 self.bias(inputs, grad, name)
             }
             // A transposed convolution: its operands are a convolution's gradient and weight.
-            &Op::Conv2dBackwardData { window, groups, .. } => {
-                self.emit(inputs[0], Op::Conv2d { window, groups, activation: None }, &[grad, inputs[1]], name)?;
-                self.emit(inputs[1], Op::Conv2dBackwardWeights { window, groups }, &[grad, inputs[0]], name)
+            &Op::Conv2dBackwardData { window, groups, algorithm, .. } => {
+                let conv = Op::Conv2d { window, groups, algorithm, activation: None };
+                self.emit(inputs[0], conv, &[grad, inputs[1]], name)?;
+                let weights = Op::Conv2dBackwardWeights { window, groups, algorithm };
+                self.emit(inputs[1], weights, &[grad, inputs[0]], name)
             }
             Op::Linear { .. } => {
                 self.emit(inputs[0], Op::LinearBackwardData, &[grad, inputs[1]], name)?;

@@ -28,11 +28,11 @@ fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
             arity(operands, 2..=3)?;
             layers::conv2d(operands, window, *groups)
         }
-        Op::Conv2dBackwardData { window, groups, input } => {
+        Op::Conv2dBackwardData { window, groups, input, .. } => {
             arity(operands, 2..=2)?;
             layers::conv2d_backward_data(operands, window, *groups, *input)
         }
-        Op::Conv2dBackwardWeights { window, groups } => {
+        Op::Conv2dBackwardWeights { window, groups, .. } => {
             arity(operands, 2..=2)?;
             layers::conv2d_backward_weights(operands, window, *groups)
         }

@@ -221,7 +221,7 @@ impl<'a> Lowering<'a> {
         let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
         match &node.op {
-            Op::Conv2d { window, groups, activation } => {
+            Op::Conv2d { window, groups, activation, .. } => {
                 let x = self.shape(input(0));
                 let channels = self.shape(node.outputs[0])[3];
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], channels, *groups, *window)?;
@@ -234,7 +234,7 @@ impl<'a> Lowering<'a> {
                 self.backward_data(node, geometry);
             }
             Op::LinearBackwardData => self.linear_backward_data(node)?,
-            Op::Conv2dBackwardWeights { window, groups } => {
+            Op::Conv2dBackwardWeights { window, groups, .. } => {
                 let (x, y) = (self.shape(input(0)), self.shape(input(1)));
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
                 self.backward_weights(node, geometry);

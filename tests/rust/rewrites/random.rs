@@ -1,6 +1,6 @@
 //! Random graphs of every kind of op, decoded from a list of numbers: shorter lists are smaller graphs.
 
-use cnnrs::function::{AxisMap, BinaryKind, ReduceKind};
+use cnnrs::function::{Algorithm, AxisMap, BinaryKind, ReduceKind};
 use cnnrs::graph::op::{Dim, DropoutUnit, Optimizer, Span};
 use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::reference::Tensor;
@@ -166,7 +166,8 @@ impl Builder<'_> {
                     .checked_sub(window.pad[axis][0] + window.pad[axis][1])
             };
             let input = [size(0)?, size(1)?];
-            return self.node(Op::Conv2dBackwardData { window, groups, input }, &[x, weight]);
+            return self
+                .node(Op::Conv2dBackwardData { window, groups, algorithm: Algorithm::Auto, input }, &[x, weight]);
         }
         let fan = (kh * kw * shape[3] / groups) as f64;
         let weight = self.parameter(&[kh, kw, shape[3] / groups, groups * per_group], fan.sqrt().recip(), 0.0);
@@ -174,7 +175,7 @@ impl Builder<'_> {
         if self.below(2) == 1 {
             operands.push(self.parameter(&[groups * per_group], 0.5, 0.0));
         }
-        let y = self.node(Op::Conv2d { window, groups, activation: None }, &operands)?;
+        let y = self.node(Op::Conv2d { window, groups, algorithm: Algorithm::Auto, activation: None }, &operands)?;
         if self.below(2) == 1 { self.activation(y) } else { Some(y) }
     }
 
