@@ -117,9 +117,12 @@ model = Net()
 trainer = Trainer(model, optim.SGD(lr=1e-4, momentum=0.9), seed=0)
 images, labels = np.random.default_rng(1).random((32, 32, 32, 3), np.float32), np.arange(32) % 10
 trainer.step(images[:2], labels[:2])
-begun = time.monotonic()
-trainer.step(images[:2], labels[:2])
-print(8 * (time.monotonic() - begun), flush=True)  # seconds within which a signal finds the step of 32 images running
+spans = []
+for _ in range(5):
+    begun = time.monotonic()
+    trainer.step(images[:2], labels[:2])
+    spans.append(time.monotonic() - begun)
+print(8 * min(spans), flush=True)  # seconds within which a signal finds the step of 32 images running
 while True:
     before, updates = digest(model.state_dict()), trainer.updates
     ready()
