@@ -5,8 +5,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+pub use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
-pub use crate::function::Algorithm;
 use crate::simd::Isa;
 use crate::sync::fork;
 

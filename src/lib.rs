@@ -11,6 +11,7 @@
 //! * [`sync`]: the locks, none of which a fork can leave held.
 //! * [`program`]: a graph with its stored tensors and its plans by batch size.
 
+pub mod algorithm;
 pub mod arena;
 pub mod config;
 pub mod error;

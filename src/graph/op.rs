@@ -2,7 +2,8 @@
 
 #![allow(missing_docs)] // attribute fields carry the standard names of their op, explained at each variant
 
-pub use crate::function::{Algorithm, AxisMap, BinaryKind, ReduceKind, Saved, Scalar, UnaryKind};
+pub use crate::algorithm::Algorithm;
+pub use crate::function::{AxisMap, BinaryKind, ReduceKind, Saved, Scalar, UnaryKind};
 use crate::window::Window2d;
 
 /// How a map of pixels becomes a row of features.

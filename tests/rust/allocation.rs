@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cnnrs::algorithm::Algorithm;
 use cnnrs::arena::give_output;
-use cnnrs::function::Algorithm;
 use cnnrs::graph::op::Optimizer;
 use cnnrs::graph::{Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::program::{InputView, OutputBuf, Program};

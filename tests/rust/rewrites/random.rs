@@ -1,6 +1,7 @@
 //! Random graphs of every kind of op, decoded from a list of numbers: shorter lists are smaller graphs.
 
-use cnnrs::function::{Algorithm, AxisMap, BinaryKind, ReduceKind};
+use cnnrs::algorithm::Algorithm;
+use cnnrs::function::{AxisMap, BinaryKind, ReduceKind};
 use cnnrs::graph::op::{Dim, DropoutUnit, Optimizer, Span};
 use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::reference::Tensor;
