@@ -5,6 +5,7 @@
 //! end. Debug builds open and check [`guards`](crate::guards) around every step. With `CNNRS_CHECK=finite` the results of
 //! every step are looked at before the next one begins.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -127,25 +128,31 @@ pub unsafe fn run(
                 unsafe { open(plan, index, buffers, externals.guarded, scratch, member) };
                 member.wait();
             }
-            let work = || {
+            let mut work = |phase: Range<usize>| {
                 assert!(fault != Some((index, member.rank)), "injected by a test");
-                // SAFETY: `resolve` gave every operand its buffer; steps are separated by barriers and tasks of one
-                // step write different elements.
+                // SAFETY: `resolve` gave every operand its buffer; steps and phases are separated by barriers and tasks
+                // of one phase write different elements.
                 let args = unsafe { Args::new(slots) };
-                for task in member.share(step.kernel.tasks()) {
-                    // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
-                    unsafe { step.kernel.run(task, &args, scratch.ptr()) };
-                    if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
-                        stop.fetch_min(index, Ordering::SeqCst);
-                    }
+                for task in member.share(phase.len()) {
                     if stop.load(Ordering::Relaxed) <= index {
                         break;
                     }
+                    // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
+                    unsafe { step.kernel.run(phase.start + task, &args, scratch.ptr()) };
+                    if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
+                        stop.fetch_min(index, Ordering::SeqCst);
+                    }
                 }
             };
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                panicked.fetch_min(index, Ordering::SeqCst);
-                stop.fetch_min(index, Ordering::SeqCst);
+            for number in 0..step.kernel.phases() {
+                if number > 0 {
+                    member.wait();
+                }
+                // A member that sees a stop skips tasks, never a barrier.
+                if catch_unwind(AssertUnwindSafe(|| work(step.kernel.phase(number)))).is_err() {
+                    panicked.fetch_min(index, Ordering::SeqCst);
+                    stop.fetch_min(index, Ordering::SeqCst);
+                }
             }
             // SAFETY: opened above.
             if GUARD > 0 && !unsafe { guards::intact(scratch) } {

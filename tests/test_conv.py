@@ -1,9 +1,12 @@
-"""conv2d and its gradients against the oracle, on every instruction-set level."""
+"""conv2d and its gradients by direct summation against the oracle, on every instruction-set level.
+
+Transformed tiles are another algorithm with tolerances of its own: `test_winograd.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,20 @@ import cnnrs
 import oracle
 import tolerance
 from cases import ConvCase
+from cnnrs import _core
 from cnnrs import functional as F
 
 ALL_CASES = [*cases.EDGE_CASES, *cases.BIG_CASES]
 Check = Callable[[ConvCase, bool], None]
+
+
+@pytest.fixture(autouse=True)
+def direct() -> Iterator[None]:
+    """Direct summation only."""
+    before = _core.get_algorithm()
+    cnnrs.set_algorithm("direct")
+    yield
+    cnnrs.set_algorithm(before)
 
 
 def assert_result(actual: Any, expected: Any, magnitude: Any, length: int, integer: bool, what: str) -> None:

@@ -6,6 +6,7 @@
 //! task computes does not depend on who runs it; so results are the same bits for any number of threads.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use crate::tensor::Args;
 
@@ -29,8 +30,19 @@ pub trait Kernel: Debug + Send + Sync {
     /// Algorithm, tile and ISA: `conv_direct_12x32_avx512`.
     fn name(&self) -> String;
 
-    /// Independent pieces of work; zero for an empty result.
+    /// Pieces of work; zero for an empty result.
     fn tasks(&self) -> usize;
+
+    /// Groups of tasks, each of which begins when the one before has ended; the tasks of one are independent.
+    fn phases(&self) -> usize {
+        1
+    }
+
+    /// The tasks of a phase.
+    fn phase(&self, number: usize) -> Range<usize> {
+        debug_assert_eq!(number, 0);
+        0..self.tasks()
+    }
 
     /// Bytes of scratch one task needs, on a 64-byte boundary, contents undefined at entry.
     fn scratch(&self) -> usize {

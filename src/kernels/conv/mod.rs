@@ -21,6 +21,7 @@ mod indirect;
 mod micro;
 mod pack;
 mod tables;
+pub mod winograd;
 
 pub use backward_weights::BackwardWeights;
 pub use geometry::Geometry;

@@ -1,21 +1,31 @@
 //! Convolutions, products of matrices and the geometry of pooling.
 
 use super::{FLOAT, Lowering};
+use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::graph::{Node, UnaryKind, ValueId};
 use crate::kernels::batch::Batch;
-use crate::kernels::conv::{self, Epilogue, Geometry};
+use crate::kernels::conv::{self, Epilogue, Geometry, winograd};
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
 use crate::tensor::shape_text;
 use crate::window::Window2d;
 
 impl Lowering<'_> {
-    pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, activation: Option<UnaryKind>) {
+    pub(super) fn forward(
+        &mut self,
+        node: &Node,
+        geometry: Geometry,
+        algorithm: Algorithm,
+        activation: Option<UnaryKind>,
+    ) {
         let isa = self.options.isa;
         let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_forward(node, geometry, epilogue);
+        };
+        let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
+            return self.winograd_forward(node, geometry, epilogue);
         };
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
@@ -26,30 +36,39 @@ impl Lowering<'_> {
         }
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
+        self.refuse_winograd(&geometry, "conv_winograd", other);
         self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
     }
 
-    pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry) {
+    pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
         let isa = self.options.isa;
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_backward_data(node, geometry);
+        };
+        let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
+            return self.winograd_backward_data(node, geometry);
         };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
+        self.refuse_winograd(&geometry, "conv_winograd_backward_data", other);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 
-    pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry) {
+    pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
         let isa = self.options.isa;
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_backward_weights(node, geometry);
         };
+        let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
+            return self.winograd_backward_weights(node, geometry);
+        };
         let kernel = conv::BackwardWeights::new(isa, geometry);
         let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
+        self.refuse_winograd(&geometry, "conv_winograd_backward_weights", other);
         self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
@@ -57,7 +76,7 @@ impl Lowering<'_> {
     pub(super) fn linear(&mut self, node: &Node, activation: Option<UnaryKind>) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.outputs[0]))?;
         let Some(count) = product.count else {
-            self.forward(node, product.each, activation);
+            self.forward(node, product.each, Algorithm::Auto, activation);
             return Ok(());
         };
         let isa = self.options.isa;
@@ -74,7 +93,7 @@ impl Lowering<'_> {
     pub(super) fn linear_backward_data(&mut self, node: &Node) -> Result<()> {
         let product = Product::new(self.shape(node.outputs[0]), self.shape(node.inputs[0]))?;
         let Some(count) = product.count else {
-            self.backward_data(node, product.each);
+            self.backward_data(node, product.each, Algorithm::Auto);
             return Ok(());
         };
         let isa = self.options.isa;
@@ -91,7 +110,7 @@ impl Lowering<'_> {
     pub(super) fn linear_backward_weights(&mut self, node: &Node) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.inputs[1]))?;
         let Some(count) = product.count else {
-            self.backward_weights(node, product.each);
+            self.backward_weights(node, product.each, Algorithm::Auto);
             return Ok(());
         };
         let isa = self.options.isa;

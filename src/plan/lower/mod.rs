@@ -10,6 +10,7 @@ mod movement;
 mod norm;
 mod place;
 mod update;
+mod winograd;
 
 use super::tables::afford;
 use super::{Options, PackJob, Place, Plan, Step};
@@ -221,23 +222,23 @@ impl<'a> Lowering<'a> {
         let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
         match &node.op {
-            Op::Conv2d { window, groups, activation, .. } => {
+            Op::Conv2d { window, groups, algorithm, activation } => {
                 let x = self.shape(input(0));
                 let channels = self.shape(node.outputs[0])[3];
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], channels, *groups, *window)?;
-                self.forward(node, geometry, *activation);
+                self.forward(node, geometry, *algorithm, *activation);
             }
             Op::Linear { activation } => self.linear(node, *activation)?,
-            Op::Conv2dBackwardData { window, groups, .. } => {
+            Op::Conv2dBackwardData { window, groups, algorithm, .. } => {
                 let (x, y) = (self.shape(node.outputs[0]), self.shape(input(0)));
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
-                self.backward_data(node, geometry);
+                self.backward_data(node, geometry, *algorithm);
             }
             Op::LinearBackwardData => self.linear_backward_data(node)?,
-            Op::Conv2dBackwardWeights { window, groups, .. } => {
+            Op::Conv2dBackwardWeights { window, groups, algorithm } => {
                 let (x, y) = (self.shape(input(0)), self.shape(input(1)));
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
-                self.backward_weights(node, geometry);
+                self.backward_weights(node, geometry, *algorithm);
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
             Op::MaxPool2d { window, .. } => {

@@ -1,0 +1,104 @@
+//! Winograd convolution F(4×4, 3×3): 36 products where direct summation needs 144.
+//!
+//! Results are cut into tiles of 4×4 pixels. The 6×6 source pixels of a tile are transformed, channel by channel, into 36
+//! *positions*; for each position the tiles are the rows of one matrix product with the transformed weights; what
+//! comes out is transformed back into 4×4 results. A *block* of tiles goes through all three stages while it is in the
+//! second-level cache ([`Product`]). The data gradient is the same on weights that are turned by half a turn.
+//! [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
+//!
+//! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes all
+//! 16 results of its tiles NaN, and the last bits of a result depend on where its tile lies.
+
+mod backward_weights;
+mod pack;
+mod product;
+mod source;
+mod transform;
+
+pub use backward_weights::BackwardWeights;
+pub use pack::Pack;
+pub use product::Product;
+
+use super::Geometry;
+use crate::algorithm::Algorithm;
+use transform::OUT;
+
+/// Fewer channels on either side than this do not pay for the transforms.
+const CHANNELS: usize = 32;
+/// Fewer tiles than this leave the products without rows.
+const TILES: usize = 16;
+
+/// A convolution by 3×3 with stride 1, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to `dc`
+/// channels of `dh`×`dw`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // said above
+pub struct Task {
+    pub n: usize,
+    pub sh: usize,
+    pub sw: usize,
+    pub sc: usize,
+    pub dh: usize,
+    pub dw: usize,
+    pub dc: usize,
+    /// Zeros above and to the left.
+    pub pad: [usize; 2],
+    /// Whether the weights are turned: the data gradient.
+    pub turned: bool,
+}
+
+impl Task {
+    /// The convolution itself.
+    pub fn forward(geometry: &Geometry) -> Self {
+        let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
+        let pad = [window.pad[0][0], window.pad[1][0]];
+        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, pad, turned: false }
+    }
+
+    /// Its data gradient; [`refusal`] has made sure that padding is at most 2.
+    pub fn backward_data(geometry: &Geometry) -> Self {
+        let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
+        let pad = [2 - window.pad[0][0], 2 - window.pad[1][0]];
+        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, pad, turned: true }
+    }
+
+    /// Tiles along each axis of an image.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.dh.div_ceil(OUT), self.dw.div_ceil(OUT)]
+    }
+
+    /// Tiles of all images.
+    pub fn tiles(&self) -> usize {
+        let [h, w] = self.grid();
+        self.n * h * w
+    }
+
+    /// Image and first result pixel of a tile.
+    pub fn tile(&self, index: usize) -> (usize, usize, usize) {
+        let [h, w] = self.grid();
+        (index / (h * w), index / w % h * OUT, index % w * OUT)
+    }
+}
+
+/// Why a convolution is not computed this way; `None` if it is. A rule in shape and permission only.
+pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
+    let Geometry { ic, oc, groups, window, .. } = *geometry;
+    if algorithm == Algorithm::Direct {
+        return Some("algorithm is direct".to_owned());
+    }
+    if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
+        return Some("not 3x3 with stride 1, dilation 1 and one group".to_owned());
+    }
+    if window.pad.iter().flatten().any(|&pad| pad > 2) {
+        return Some("padding above 2".to_owned());
+    }
+    if ic < CHANNELS || oc < CHANNELS {
+        return Some(format!("fewer than {CHANNELS} channels"));
+    }
+    let tiles = Task::forward(geometry).tiles();
+    (tiles < TILES).then(|| format!("{tiles} tiles, fewer than {TILES}"))
+}
+
+/// Part number `index` of `parts` nearly equal parts of `0..total`.
+fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
+    index * total / parts..(index + 1) * total / parts
+}

@@ -1,0 +1,181 @@
+//! Weights into positions, in the order in which the products read them.
+
+use super::transform::{IN, POSITIONS, Weights, square};
+use super::{Geometry, Task};
+use crate::kernels::Kernel;
+use crate::simd::{Isa, Simd, dispatch::multiversion};
+use crate::tensor::Args;
+
+/// Source channels of one task.
+const CHUNK: usize = 32;
+
+/// The packed copy: panels of `nr` result channels; in a panel, for every position, a row of `nr` numbers per source
+/// channel, zero beyond the last result channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Panels {
+    pub nr: usize,
+    pub count: usize,
+    depth: usize,
+}
+
+impl Panels {
+    pub fn new(isa: Isa, task: &Task) -> Self {
+        let nr = 2 * isa.lanes();
+        Self { nr, count: task.dc.div_ceil(nr), depth: task.sc }
+    }
+
+    /// Floats from one position to the next: planes do not start at the same place of the cache.
+    fn plane(&self) -> usize {
+        self.depth * self.nr + 16
+    }
+
+    /// Where the rows of a position start.
+    pub fn start(&self, panel: usize, position: usize) -> usize {
+        (panel * POSITIONS + position) * self.plane()
+    }
+
+    /// Floats of a position's rows.
+    pub fn len(&self) -> usize {
+        self.depth * self.nr
+    }
+
+    pub fn floats(&self) -> usize {
+        self.count * POSITIONS * self.plane()
+    }
+}
+
+/// Transforms weights for [`Product`](super::Product). Operands: weights, packed.
+#[derive(Debug)]
+pub struct Pack {
+    isa: Isa,
+    task: Task,
+    panels: Panels,
+}
+
+impl Pack {
+    /// Packing for the convolution of this geometry.
+    pub fn forward(isa: Isa, geometry: &Geometry) -> Self {
+        Self::new(isa, Task::forward(geometry))
+    }
+
+    /// Packing for its data gradient.
+    pub fn backward_data(isa: Isa, geometry: &Geometry) -> Self {
+        Self::new(isa, Task::backward_data(geometry))
+    }
+
+    fn new(isa: Isa, task: Task) -> Self {
+        Self { isa, task, panels: Panels::new(isa, &task) }
+    }
+
+    /// Floats of the packed copy.
+    pub fn packed_len(&self) -> usize {
+        self.panels.floats()
+    }
+
+    /// Equal for equal layouts of the packed copy.
+    pub fn format(&self) -> String {
+        let Task { sc, dc, turned, .. } = self.task;
+        let direction = if turned { "backward_data" } else { "forward" };
+        format!("winograd_{direction} {} {sc}to{dc}", self.isa.name())
+    }
+
+    fn chunks(&self) -> usize {
+        self.task.sc.div_ceil(CHUNK)
+    }
+}
+
+impl Kernel for Pack {
+    fn name(&self) -> String {
+        if self.task.turned { "pack_winograd_backward_data".into() } else { "pack_winograd".into() }
+    }
+
+    fn tasks(&self) -> usize {
+        self.panels.count * self.chunks()
+    }
+
+    fn flops(&self) -> u64 {
+        (self.task.sc * self.task.dc * 200) as u64
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
+        let (panel, chunk) = (task / self.chunks(), task % self.chunks());
+        let channels = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.task.sc);
+        let (weights, packed) = (args.src::<f32>(0), args.dst::<f32>(1));
+        let Task { sc, dc, turned, .. } = self.task;
+        let nr = self.panels.nr;
+        // Floats from a tap, a source channel and a result channel to the next.
+        let (tap, step, lane) = if turned { (dc * sc, 1, sc) } else { (sc * dc, dc, 1) };
+        let first = panel * nr;
+        let columns = Columns {
+            weights: weights.at(0, 9 * sc * dc).wrapping_add(first * lane),
+            tap,
+            step,
+            lane,
+            turned,
+            lanes: nr.min(dc - first),
+            packed: packed.at(self.panels.start(panel, 0), POSITIONS * self.panels.plane()),
+            plane: self.panels.plane(),
+        };
+        // SAFETY: both inside their operands; the rows belong to this task.
+        unsafe { transform(self.isa, &columns, channels.start, channels.end) };
+    }
+}
+
+/// What a task reads and writes: one panel.
+struct Columns {
+    weights: *const f32,
+    tap: usize,
+    step: usize,
+    lane: usize,
+    turned: bool,
+    lanes: usize,
+    packed: *mut f32,
+    plane: usize,
+}
+
+/// # Safety
+/// Weights and positions are those of source channels `from` to `to` of a panel.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let nr = 2 * S::LANES;
+        for c in from..to {
+            for v in 0..2 {
+                let lanes = columns.lanes.saturating_sub(v * S::LANES).min(S::LANES);
+                let zero = S::splat(0.0);
+                let mut taps = [[zero; 3]; 3];
+                for y in 0..3 {
+                    for x in 0..3 {
+                        let number = if columns.turned { 8 - (y * 3 + x) } else { y * 3 + x };
+                        let at = number * columns.tap + c * columns.step + v * S::LANES * columns.lane;
+                        let at = columns.weights.wrapping_add(at);
+                        taps[y][x] = if columns.lane == 1 {
+                            S::load_partial(at, lanes)
+                        } else if lanes == S::LANES {
+                            S::load_strided(at, columns.lane)
+                        } else {
+                            let mut some = [0.0f32; 16];
+                            for i in 0..lanes {
+                                some[i] = at.wrapping_add(i * columns.lane).read_unaligned();
+                            }
+                            S::load(some.as_ptr())
+                        };
+                    }
+                }
+                let taps = square::<S, Weights, 3, IN>(taps);
+                for y in 0..IN {
+                    for x in 0..IN {
+                        let at = (y * IN + x) * columns.plane + c * nr + v * S::LANES;
+                        S::store(columns.packed.wrapping_add(at), taps[y][x]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn transform(columns: &Columns, from: usize, to: usize) = transform_body;
+}

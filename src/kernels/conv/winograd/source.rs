@@ -1,0 +1,150 @@
+//! Tiles of pixels into positions.
+
+use super::Task;
+use super::transform::{IN, OUT, POSITIONS, ResultTransposed, Source, Transform, square};
+use crate::simd::{Simd, dispatch::multiversion};
+
+/// Where positions go: tile `t`, position `q`, channel `c` at `q·plane + t·pitch + c`.
+#[derive(Debug, Clone, Copy)]
+pub struct Positions {
+    /// Floats from one tile to the next.
+    pub pitch: usize,
+    /// Floats from one position to the next.
+    pub plane: usize,
+}
+
+impl Positions {
+    /// Room for `tiles` tiles of `channels` channels. Rows and planes do not start at the same place of the cache.
+    pub fn new(tiles: usize, channels: usize) -> Self {
+        let pitch = channels.next_multiple_of(16);
+        let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
+        Self { pitch, plane: tiles * pitch + 16 }
+    }
+
+    /// Floats of all positions.
+    pub fn floats(&self) -> usize {
+        POSITIONS * self.plane
+    }
+}
+
+/// The pixels of one tile, by row and column; those outside the image point at zeros.
+type Pixels<const SIZE: usize> = [[*const f32; SIZE]; SIZE];
+
+/// # Safety
+/// Every pixel is readable for `channels` floats, and every position writable for them rounded up to whole vectors.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
+    pixels: &Pixels<FROM>,
+    channels: usize,
+    to: *mut f32,
+    plane: usize,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        for c in (0..channels).step_by(S::LANES) {
+            let lanes = S::LANES.min(channels - c);
+            let zero = S::splat(0.0);
+            let mut values = [[zero; FROM]; FROM];
+            for y in 0..FROM {
+                for x in 0..FROM {
+                    let at = pixels[y][x].wrapping_add(c);
+                    values[y][x] = if lanes == S::LANES { S::load(at) } else { S::load_partial(at, lanes) };
+                }
+            }
+            let values = square::<S, T, FROM, IN>(values);
+            for y in 0..IN {
+                for x in 0..IN {
+                    let at = to.wrapping_add((y * IN + x) * plane + c);
+                    S::store(at, values[y][x]);
+                    // Positions live in the second-level cache: the next line is wanted before it is written.
+                    S::prefetch(at.wrapping_add(16));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`transform_body`].
+#[inline(always)]
+unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, channels: usize, to: *mut f32, plane: usize) {
+    // SAFETY: the caller's word.
+    unsafe { transform_body::<S, Source, IN>(pixels, channels, to, plane) }
+}
+
+/// # Safety
+/// As [`transform_body`].
+#[inline(always)]
+unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
+    // SAFETY: the caller's word.
+    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, channels, to, plane) }
+}
+
+multiversion! {
+    /// Transforms the source pixels of one tile.
+    fn source(pixels: &Pixels<IN>, channels: usize, to: *mut f32, plane: usize) = source_body;
+}
+multiversion! {
+    /// Transforms the gradients by the results of one tile.
+    fn gradient(pixels: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = gradient_body;
+}
+
+/// The pixels of the square of `SIZE` from (`y`, `x`) of an image of `size` pixels at `image`.
+fn pixels<const SIZE: usize>(
+    image: *const f32,
+    size: [usize; 2],
+    channels: usize,
+    (y, x): (isize, isize),
+    zeros: *const f32,
+) -> Pixels<SIZE> {
+    let mut pixels = [[zeros; SIZE]; SIZE];
+    for (y, row) in (y..).zip(&mut pixels).filter(|&(y, _)| 0 <= y && y < size[0] as isize) {
+        for (x, pixel) in (x..).zip(row).filter(|&(x, _)| 0 <= x && x < size[1] as isize) {
+            *pixel = image.wrapping_add((y as usize * size[1] + x as usize) * channels);
+        }
+    }
+    pixels
+}
+
+/// Transforms the source pixels of tile `index` to `to`, the place of its first position.
+///
+/// # Safety
+/// `src` is the whole source of `task`, `zeros` as many zeros as it has channels; the positions are writable.
+pub unsafe fn transform_source(
+    isa: crate::simd::Isa,
+    task: &Task,
+    index: usize,
+    src: *const f32,
+    zeros: *const f32,
+    to: *mut f32,
+    plane: usize,
+) {
+    let (image, y, x) = task.tile(index);
+    let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
+    let first = (y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize);
+    let pixels = pixels::<IN>(image, [task.sh, task.sw], task.sc, first, zeros);
+    // SAFETY: the caller's word.
+    unsafe { source(isa, &pixels, task.sc, to, plane) };
+}
+
+/// Transforms the gradients by the results of tile `index` to `to`, the place of its first position.
+///
+/// # Safety
+/// `diff_dst` is the whole gradient by the results of `task`, `zeros` as many zeros as it has channels; the positions
+/// are writable.
+pub unsafe fn transform_gradient(
+    isa: crate::simd::Isa,
+    task: &Task,
+    index: usize,
+    diff_dst: *const f32,
+    zeros: *const f32,
+    to: *mut f32,
+    plane: usize,
+) {
+    let (image, y, x) = task.tile(index);
+    let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
+    let pixels = pixels::<OUT>(image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
+    // SAFETY: the caller's word.
+    unsafe { gradient(isa, &pixels, task.dc, to, plane) };
+}

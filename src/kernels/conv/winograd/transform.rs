@@ -1,0 +1,152 @@
+//! The transforms of F(4×4, 3×3) with the points 0, ±√½, ±√2, ∞, along one axis, on vectors of channels.
+//!
+//! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` four results of a row of six source values come from six products. These points keep all
+//! factors near one, which is what keeps the error close to that of direct summation (Barabasz, Anderson, Soodhalter and
+//! Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020).
+
+use crate::simd::Simd;
+
+/// Results along one axis of a tile.
+pub const OUT: usize = 4;
+/// Source values along one axis of a tile.
+pub const IN: usize = OUT + 2;
+/// Products of a tile.
+pub const POSITIONS: usize = IN * IN;
+
+const ROOT: f32 = std::f32::consts::SQRT_2;
+const HALF_ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
+
+/// A transform along one axis.
+pub trait Transform<const FROM: usize, const TO: usize> {
+    /// # Safety
+    /// The CPU has the level of `S`.
+    unsafe fn apply<S: Simd>(d: [S::V; FROM]) -> [S::V; TO];
+}
+
+/// `Bᵀ`, of source values.
+pub struct Source;
+/// `Aᵀ`, of products to results.
+pub struct Result;
+/// `A`, the transpose of [`Result`]: of gradients by results.
+pub struct ResultTransposed;
+/// `G`, of weights.
+pub struct Weights;
+/// `Gᵀ`, the transpose of [`Weights`]: to gradients by weights.
+pub struct WeightsTransposed;
+
+impl Transform<IN, IN> for Source {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(d: [S::V; IN]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (two, half, more) = (S::splat(-2.0), S::splat(-0.5), S::splat(-2.5));
+            let a = S::fma(two, d[2], d[4]);
+            let b = S::mul(S::splat(HALF_ROOT), S::fma(two, d[1], d[3]));
+            let c = S::fma(half, d[2], d[4]);
+            let e = S::mul(S::splat(ROOT), S::fma(half, d[1], d[3]));
+            [
+                S::fma(more, d[2], S::add(d[0], d[4])),
+                S::add(a, b),
+                S::sub(a, b),
+                S::add(c, e),
+                S::sub(c, e),
+                S::fma(more, d[3], S::add(d[1], d[5])),
+            ]
+        }
+    }
+}
+
+impl Transform<IN, OUT> for Result {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
+            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            [
+                S::add(m[0], S::add(sum1, sum2)),
+                S::mul(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1)),
+                S::mul(S::splat(0.5), S::fma(S::splat(4.0), sum2, sum1)),
+                S::fma(S::splat(ROOT / 4.0), S::fma(S::splat(8.0), diff2, diff1), m[5]),
+            ]
+        }
+    }
+}
+
+impl Transform<OUT, IN> for ResultTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(y: [S::V; OUT]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let even1 = S::fma(S::splat(0.5), y[2], y[0]);
+            let odd1 = S::mul(S::splat(HALF_ROOT), S::fma(S::splat(0.5), y[3], y[1]));
+            let even2 = S::fma(S::splat(2.0), y[2], y[0]);
+            let odd2 = S::mul(S::splat(ROOT), S::fma(S::splat(2.0), y[3], y[1]));
+            [y[0], S::add(even1, odd1), S::sub(even1, odd1), S::add(even2, odd2), S::sub(even2, odd2), y[3]]
+        }
+    }
+}
+
+impl Transform<3, IN> for Weights {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(g: [S::V; 3]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let third = S::splat(1.0 / 3.0);
+            let even1 = S::mul(third, S::fma(S::splat(2.0), g[0], g[2]));
+            let odd1 = S::mul(S::splat(ROOT / 3.0), g[1]);
+            let even2 = S::mul(third, S::fma(S::splat(0.5), g[0], g[2]));
+            let odd2 = S::mul(S::splat(ROOT / 6.0), g[1]);
+            let minus = S::sub(S::splat(0.0), even1);
+            [g[0], S::sub(minus, odd1), S::add(minus, odd1), S::add(even2, odd2), S::sub(even2, odd2), g[2]]
+        }
+    }
+}
+
+impl Transform<IN, 3> for WeightsTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 3] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
+            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let third = S::splat(1.0 / 3.0);
+            [
+                S::fma(third, S::fma(S::splat(0.5), sum2, S::mul(S::splat(-2.0), sum1)), u[0]),
+                S::mul(S::splat(ROOT / 6.0), S::fma(S::splat(2.0), diff1, diff2)),
+                S::fma(third, S::sub(sum2, sum1), u[5]),
+            ]
+        }
+    }
+}
+
+/// The transform along both axes of a square, rows first: `values[y][x]` to `[y][x]`.
+///
+/// # Safety
+/// As [`Transform::apply`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+pub unsafe fn square<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize>(
+    values: [[S::V; FROM]; FROM],
+) -> [[S::V; TO]; TO] {
+    // SAFETY: the caller's word.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut half = [[zero; FROM]; TO];
+        for x in 0..FROM {
+            let mut column = [zero; FROM];
+            for y in 0..FROM {
+                column[y] = values[y][x];
+            }
+            let column = T::apply::<S>(column);
+            for y in 0..TO {
+                half[y][x] = column[y];
+            }
+        }
+        let mut whole = [[zero; TO]; TO];
+        for y in 0..TO {
+            whole[y] = T::apply::<S>(half[y]);
+        }
+        whole
+    }
+}
