@@ -25,6 +25,8 @@ mod strided;
 mod unary;
 #[path = "kernels/update.rs"]
 mod update;
+#[path = "kernels/winograd.rs"]
+mod winograd;
 
 use cnnrs::kernels::Kernel;
 use cnnrs::tensor::{AlignedBuf, Args, Slot};
@@ -122,10 +124,14 @@ impl Drop for Fenced {
     }
 }
 
-fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], order: impl Iterator<Item = usize>) {
+fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], backwards: bool) {
     let slots: Vec<Slot> = map.iter().map(|&i| slots[i]).collect();
     let scratch = AlignedBuf::new(kernel.scratch()).unwrap();
-    for task in order {
+    let phase = |number| -> Vec<usize> {
+        let tasks = kernel.phase(number);
+        if backwards { tasks.rev().collect() } else { tasks.collect() }
+    };
+    for task in (0..kernel.phases()).flat_map(phase) {
         // SAFETY: the scratch is that long; the operands outlive the call; tasks run one after the other.
         unsafe {
             scratch.ptr().write_bytes(0xFF, scratch.bytes());
@@ -135,16 +141,16 @@ fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], order: impl Ite
 }
 
 /// Runs a kernel on operands `operands[map[0]]`, `operands[map[1]]`, …, twice: its tasks forwards on unaligned memory
-/// between guards, and backwards on fenced memory, each with poisoned scratch. Both must give the same bits.
+/// between guards, and backwards within each phase on fenced memory, each with poisoned scratch. Both must give the same bits.
 pub fn run_mapped(kernel: &dyn Kernel, operands: &[Operand], map: &[usize]) -> Vec<Operand> {
     let mut guarded = operands.to_vec();
     let slots: Vec<Slot> =
         guarded.iter_mut().map(|one| Slot::new(one.data_mut().as_mut_ptr(), one.data().len())).collect();
-    run_tasks(kernel, &slots, map, 0..kernel.tasks());
+    run_tasks(kernel, &slots, map, false);
 
     let fenced: Vec<Fenced> = operands.iter().map(|one| Fenced::new(one.data())).collect();
     let slots: Vec<Slot> = fenced.iter().map(|one| Slot::new(one.start, one.bytes)).collect();
-    run_tasks(kernel, &slots, map, (0..kernel.tasks()).rev());
+    run_tasks(kernel, &slots, map, true);
 
     for (one, other) in guarded.iter().zip(&fenced) {
         assert!(one.data() == other.contents(), "{}: the order of the tasks matters", kernel.name());

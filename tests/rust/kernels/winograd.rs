@@ -1,0 +1,151 @@
+//! Convolution by transformed tiles against naive sums in double precision.
+
+use cnnrs::algorithm::Algorithm;
+use cnnrs::function::UnaryKind;
+use cnnrs::kernels::conv::winograd::{BackwardWeights, Pack, Product, refusal};
+use cnnrs::kernels::conv::{Epilogue, Geometry};
+use cnnrs::simd::Isa;
+use cnnrs::window::Window2d;
+use proptest::prelude::*;
+
+use crate::{Operand, assert_close, run, values};
+
+/// Largest error relative to the largest result.
+const TOLERANCE: f64 = 2e-5;
+
+struct Case {
+    geometry: Geometry,
+    src: Vec<f32>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    diff_dst: Vec<f32>,
+}
+
+impl Case {
+    fn new(n: usize, input: [usize; 2], ic: usize, oc: usize, pad: [[usize; 2]; 2]) -> Self {
+        let window = Window2d { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], pad };
+        let geometry = Geometry::new(n, input, ic, oc, 1, window).unwrap();
+        Self {
+            src: values(1, geometry.src_len()),
+            weights: values(2, geometry.weights_len()),
+            bias: values(3, oc),
+            diff_dst: values(4, geometry.dst_len()),
+            geometry,
+        }
+    }
+
+    fn forward(&self, isa: Isa, activation: Option<UnaryKind>) -> Vec<f32> {
+        let pack = Pack::forward(isa, &self.geometry);
+        let packed = run(&pack, &[Operand::of(&self.weights), zeros(pack.packed_len())])[1].clone();
+        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation });
+        let dst = Operand::poison::<f32>(self.geometry.dst_len());
+        run(&kernel, &[Operand::of(&self.src), packed, Operand::of(&self.bias), dst])[3].get()
+    }
+
+    fn backward_data(&self, isa: Isa) -> Vec<f32> {
+        let pack = Pack::backward_data(isa, &self.geometry);
+        let packed = run(&pack, &[Operand::of(&self.weights), zeros(pack.packed_len())])[1].clone();
+        let diff_src = Operand::poison::<f32>(self.geometry.src_len());
+        let kernel = Product::backward_data(isa, &self.geometry);
+        run(&kernel, &[Operand::of(&self.diff_dst), packed, diff_src])[2].get()
+    }
+
+    fn backward_weights(&self, isa: Isa) -> Vec<f32> {
+        let kernel = BackwardWeights::new(isa, &self.geometry);
+        let positions = Operand::poison::<f32>(kernel.positions_len());
+        let diff_weights = Operand::poison::<f32>(self.geometry.weights_len());
+        run(&kernel, &[Operand::of(&self.src), Operand::of(&self.diff_dst), positions, diff_weights])[3].get()
+    }
+
+    /// All three passes on every level against naive sums.
+    fn check(&self) {
+        let g = &self.geometry;
+        let mut dst: Vec<f64> = (0..g.dst_len()).map(|i| f64::from(self.bias[i % g.oc])).collect();
+        let mut diff_src = vec![0.0f64; g.src_len()];
+        let mut diff_weights = vec![0.0f64; g.weights_len()];
+        for (n, y, x) in (0..g.n * g.oh * g.ow).map(|i| (i / (g.oh * g.ow), i / g.ow % g.oh, i % g.ow)) {
+            for (ky, kx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                let inside = |at: usize, axis: usize, size| at.checked_sub(g.window.pad[axis][0]).filter(|&i| i < size);
+                let (Some(iy), Some(ix)) = (inside(y + ky, 0, g.ih), inside(x + kx, 1, g.iw)) else { continue };
+                for (c, k) in (0..g.ic * g.oc).map(|i| (i / g.oc, i % g.oc)) {
+                    let s = ((n * g.ih + iy) * g.iw + ix) * g.ic + c;
+                    let w = ((ky * 3 + kx) * g.ic + c) * g.oc + k;
+                    let d = ((n * g.oh + y) * g.ow + x) * g.oc + k;
+                    dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
+                    diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
+                    diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let what = |pass: &str| format!("{pass} on {}, {}", isa.name(), g.describe());
+            close(&self.forward(isa, None), &dst, &what("forward"));
+            let relu: Vec<f64> = dst.iter().map(|&x| x.max(0.0)).collect();
+            close(&self.forward(isa, Some(UnaryKind::Relu)), &relu, &what("forward, relu"));
+            close(&self.backward_data(isa), &diff_src, &what("backward_data"));
+            close(&self.backward_weights(isa), &diff_weights, &what("backward_weights"));
+        }
+    }
+}
+
+/// Packed copies have gaps between their planes that nobody reads.
+fn zeros(len: usize) -> Operand {
+    Operand::of(&vec![0.0f32; len])
+}
+
+fn close(got: &[f32], want: &[f64], what: &str) {
+    let largest = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    assert_close(got, want, TOLERANCE * largest, what);
+}
+
+#[test]
+fn common_layers() {
+    Case::new(2, [28, 28], 32, 64, [[1; 2]; 2]).check();
+    Case::new(5, [7, 7], 64, 64, [[1; 2]; 2]).check();
+    Case::new(1, [21, 18], 40, 33, [[0, 2], [1, 2]]).check();
+    Case::new(2, [13, 14], 64, 96, [[0; 2]; 2]).check();
+}
+
+#[test]
+fn every_tail_of_channels() {
+    for channels in 32..=66 {
+        Case::new(1, [13, 15], channels, 98 - channels, [[1; 2]; 2]).check();
+    }
+}
+
+#[test]
+fn every_tail_of_tiles() {
+    for size in 13..=20 {
+        Case::new(1, [size, 33 - size], 33, 34, [[1; 2]; 2]).check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_shape(
+        n in 1usize..5,
+        input in (3usize..20, 3usize..20),
+        channels in (1usize..50, 1usize..50),
+        pad in ((0usize..3, 0usize..3), (0usize..3, 0usize..3)),
+    ) {
+        let pad = [[pad.0.0, pad.0.1], [pad.1.0, pad.1.1]];
+        Case::new(n, [input.0, input.1], channels.0, channels.1, pad).check();
+    }
+}
+
+#[test]
+fn the_rule_gives_its_reasons() {
+    let geometry = |size: usize, channels: usize, stride: usize, pad: usize| {
+        let window = Window2d { kernel: [3; 2], stride: [stride; 2], dilation: [1; 2], pad: [[pad; 2]; 2] };
+        Geometry::new(1, [size; 2], channels, channels, 1, window).unwrap()
+    };
+    let reason = |geometry| refusal(Algorithm::Auto, &geometry).unwrap_or_default();
+    assert_eq!(reason(geometry(16, 32, 1, 1)), "");
+    assert_eq!(refusal(Algorithm::Direct, &geometry(16, 32, 1, 1)).unwrap(), "algorithm is direct");
+    assert_eq!(reason(geometry(16, 32, 2, 1)), "not 3x3 with stride 1, dilation 1 and one group");
+    assert_eq!(reason(geometry(16, 32, 1, 3)), "padding above 2");
+    assert_eq!(reason(geometry(16, 31, 1, 1)), "fewer than 32 channels");
+    assert_eq!(reason(geometry(12, 32, 1, 1)), "9 tiles, fewer than 16");
+}
