@@ -221,9 +221,7 @@ def config() -> dict[str, Any]:
 def clear_cache() -> None:
     """Drop cached one-op plans, unused arenas and packed weights."""
 
-def random_uniform(
-    seed: int, stream: int, size: int, low: float = 0.0, width: float = 1.0
-) -> npt.NDArray[np.float32]:
+def random_uniform(seed: int, stream: int, size: int, low: float = 0.0, width: float = 1.0) -> npt.NDArray[np.float32]:
     """Return `size` floats in [low, low + width) from Philox4x32-10 keyed by (seed, stream)."""
 
 def random_normal(seed: int, stream: int, size: int, mean: float = 0.0, std: float = 1.0) -> npt.NDArray[np.float32]:
