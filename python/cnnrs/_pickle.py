@@ -32,7 +32,7 @@ _CONTAINER = 96
 _ITEM = 16
 _DICT_ITEM = 120
 _SET = 240
-_ESCAPED = re.compile(rb"""(?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3]?[0-7]{1,2}))*""")
+_ESCAPED = re.compile(rb"""(?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7])))*""")
 
 
 class Global(NamedTuple):
