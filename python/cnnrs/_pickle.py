@@ -157,6 +157,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.opcode = 0
         self.at = start
+        self.frame_end = start
         self.partial = False
 
     # Refusing.
@@ -188,8 +189,14 @@ class _Machine:
                 self.refuse(f"at most {MOST_BYTES} bytes are read")
             self.ends()
             self.refuse(f"{count} bytes wanted, {left} left")
-        self.position += count
+        self.advance(count)
         return self.data[self.position - count : self.position]
+
+    def advance(self, count: int) -> None:
+        """Go on by so many bytes, which do not cross the end of a frame."""
+        if self.position < self.frame_end < self.position + count:
+            self.refuse(f"{count} bytes wanted, the frame ends at offset {self.frame_end}")
+        self.position += count
 
     def uint(self, size: int) -> int:
         """Return the next bytes as an unsigned number."""
@@ -203,7 +210,7 @@ class _Machine:
             if len(piece) < MOST_LINE:
                 self.ends()
             self.refuse(f"no end of the line within {len(piece)} bytes")
-        self.position += length + 1
+        self.advance(length + 1)
         return piece[:length]
 
     def text(self, raw: bytes | memoryview, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
@@ -295,6 +302,8 @@ class _Machine:
     # Memo.
 
     def remember(self, index: int) -> None:
+        if index >= MOST_OPCODES:
+            self.refuse(f"place {bounds.number_text(index)} of at most {MOST_OPCODES}")
         self.spend(_DICT_ITEM)
         self.memo[index] = self.top()
 
@@ -419,6 +428,15 @@ class _Machine:
         if (version := self.uint(1)) > 5:
             self.refuse(f"protocol {version} is not known")
 
+    def frame(self) -> None:
+        """Check the length of a frame; frames follow each other and hold whole opcodes."""
+        if self.at < self.frame_end:
+            self.refuse(f"inside of the frame that ends at offset {self.frame_end}")
+        if (length := self.uint(8)) > self.end - self.position:
+            self.ends()
+            self.refuse(f"a frame of {length} bytes, {self.end - self.position} left")
+        self.frame_end = self.position + length
+
     def mark(self) -> None:
         if len(self.marks) >= bounds.MOST_NESTING:
             self.refuse(f"more than {bounds.MOST_NESTING} open marks")
@@ -507,7 +525,7 @@ def _double(machine: _Machine) -> None:
 
 _STEPS: dict[int, Callable[[_Machine], Any]] = {
     0x80: _Machine.proto,
-    0x95: lambda m: m.uint(8),  # FRAME: its length is a hint for buffering
+    0x95: _Machine.frame,
     ord("("): _Machine.mark,
     ord("0"): lambda m: m.marked() if m.marks and len(m.stack) == m.marks[-1] else m.pop(),
     ord("1"): _Machine.marked,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_MEMBERS = 65_000
 MOST_DIRECTORY_BYTES = 8 << 20
+MOST_VERSION = 63
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -107,7 +108,7 @@ def _member(directory: memoryview, position: int, end: int) -> tuple[str, int, S
     if position + _MEMBER.size > len(directory):
         _refuse(f"the directory ends inside a member at {position}")
     fields = _MEMBER.unpack_from(directory, position)
-    signature, _, _, flags, method, _, _, crc, packed, size = fields[:10]
+    signature, _, version, flags, method, _, _, crc, packed, size = fields[:10]
     name_size, extra, comment, disk, _, _, header = fields[10:]
     if signature != b"PK\x01\x02":
         _refuse(f"no member in the directory at {position}")
@@ -117,6 +118,8 @@ def _member(directory: memoryview, position: int, end: int) -> tuple[str, int, S
     position += name_size + extra + comment
     if position > len(directory):
         _refuse(f"{_args.show(name)}: the directory ends inside")
+    if version & 0xFF > MOST_VERSION:
+        _refuse(f"{_args.show(name)}: needs version {version & 0xFF} of the format")
     if flags & ~(_DESCRIPTOR_FOLLOWS | _UTF8):
         _refuse(f"{_args.show(name)}: flags {flags:#x} (encrypted or special) are not read")
     if method != 0:
@@ -152,7 +155,7 @@ def _local(file: BinaryIO, header: int, name: str, flags: int, storage: Storage,
     if signature != b"PK\x03\x04":
         _refuse(f"{shown}: no header at offset {header}")
     raw = name.encode("utf-8")
-    begin = header + _LOCAL.size + name_size + extra
+    begin = int(header + _LOCAL.size + name_size + extra)
     if name_size != len(raw) or _at(file, header + _LOCAL.size, name_size) != raw:
         _refuse(f"{shown}: another name in its header at offset {header}")
     said = (crc, packed, size)

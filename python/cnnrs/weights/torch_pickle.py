@@ -149,6 +149,8 @@ class StorageBook:
         if elements([max(size, 1) for size in shape]) * ITEM_SIZES[dtype] > max(self.size, 1 << 20):
             message = f"a tensor of size {_args.show(shape)} in a file of {self.size} bytes"
             raise WeightsError(message)
+        # The stride of an axis of one position means nothing, and may be anything.
+        strides = tuple(stride if size > 1 else 1 for size, stride in zip(shape, strides, strict=True))
         return TensorRef(Tensor(dtype, shape, strides, offset, storage.storage))
 
     def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> TensorRef:
