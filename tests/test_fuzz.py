@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from fuzz import CaseError, Target, run
-from fuzz import idx as idx_cases
-from fuzz import safetensors as safetensors_cases
+from fuzz.__main__ import TARGETS
 from fuzz.campaign import Case
 
-TARGETS = {"idx": idx_cases.TARGET, "safetensors": safetensors_cases.TARGET}
 HERE = Path(__file__).parent
 LONG = [pytest.param(seed, 400_000, marks=pytest.mark.slow) for seed in (1, 2)]
 

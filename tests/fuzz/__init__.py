@@ -1,4 +1,4 @@
-"""Fuzzing of the readers that take files from anywhere: idx and safetensors.
+"""Fuzzing of the readers that take files from anywhere: idx, safetensors, pickles, torch's checkpoints.
 
     cd tests && python -m fuzz idx --count 1000000 --seed 1
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from fuzz import idx, safetensors
+from fuzz import checkpoints, idx, pickles, safetensors
 from fuzz.campaign import run
 
-TARGETS = {"idx": idx.TARGET, "safetensors": safetensors.TARGET}
+TARGETS = {
+    "idx": idx.TARGET,
+    "safetensors": safetensors.TARGET,
+    "pickle": pickles.TARGET,
+    "torch_zip": checkpoints.ZIP,
+    "torch_stream": checkpoints.STREAM,
+}
 
 
 def main() -> None:
