@@ -17,6 +17,7 @@ pub mod counter;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
+pub mod image;
 pub mod norm;
 pub mod pool;
 pub mod reduce;
