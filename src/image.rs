@@ -22,9 +22,9 @@ pub struct Target {
 }
 
 /// Memory between the passes, given back at the end.
-struct Between(Option<AlignedBuf>);
+struct Middle(Option<AlignedBuf>);
 
-impl Drop for Between {
+impl Drop for Middle {
     fn drop(&mut self) {
         if let Some(buffer) = self.0.take() {
             give_output(buffer);
@@ -32,7 +32,8 @@ impl Drop for Between {
     }
 }
 
-/// Resizes images (n, h, w, c) of bytes, as Pillow does it, to the window of a size: (n, rows, columns, c).
+/// Resizes images (n, h, w, c) of bytes, as Pillow does it since its version 13, to the window of a size: (n, rows,
+/// columns, c).
 ///
 /// A batch is shared by a team of threads; a single image stays on the calling thread, for where pictures are read one
 /// by one, several threads read at once.
@@ -96,23 +97,31 @@ unsafe fn fill(
     let isa = crate::config::isa()?;
     let down = Taps::new(interpolation, ih, target.size[0], target.window[0].clone())?;
     let across = Taps::new(interpolation, iw, target.size[1], target.window[1].clone())?;
-    let (span, width) = (down.span(), across.len() * c);
-    let between_bytes = volume(&[n, span.len(), width])?;
-    let between = Between(Some(take_output(between_bytes)?));
-    let horizontal = Horizontal::new(isa, across, n, [ih, iw, c], span.start, span.len());
-    let vertical = Vertical::new(isa, down, n, span.start, span.len(), width);
-    let middle = Slot::new(between.0.as_ref().map_or(std::ptr::null_mut(), AlignedBuf::ptr), between_bytes);
-    let passes: [(&dyn Kernel, [Slot; 2]); 2] = [
-        (&horizontal, [Slot::new(src.cast_mut(), volume(&shape)?), middle]),
-        (&vertical, [middle, Slot::new(output.buffer.ptr(), volume(&output.shape)?)]),
+    let [oh, ow] = [down.len(), across.len()];
+    let rows = down.span();
+    // The order matters where the first pass has rounded, or cut off at 0 and 255: it is Pillow's.
+    let vertical_first = ih > target.size[0] && ih - target.size[0] > 2 * iw.saturating_sub(target.size[1]);
+    let middle_bytes = volume(&if vertical_first { [n, oh, iw, c] } else { [n, rows.len(), ow, c] })?;
+    let middle = Middle(Some(take_output(middle_bytes)?));
+    let (horizontal, vertical) = if vertical_first {
+        (Horizontal::new(isa, across, n, [oh, iw, c], 0, oh), Vertical::new(isa, down, n, 0, ih, iw * c))
+    } else {
+        let vertical = Vertical::new(isa, down, n, rows.start, rows.len(), ow * c);
+        (Horizontal::new(isa, across, n, [ih, iw, c], rows.start, rows.len()), vertical)
+    };
+    let passes: [&dyn Kernel; 2] = if vertical_first { [&vertical, &horizontal] } else { [&horizontal, &vertical] };
+    let slots = [
+        Slot::new(src.cast_mut(), volume(&shape)?),
+        Slot::new(middle.0.as_ref().map_or(std::ptr::null_mut(), AlignedBuf::ptr), middle_bytes),
+        Slot::new(output.buffer.ptr(), volume(&output.shape)?),
     ];
     let threads = if n > 1 { crate::config::threads()?.0 } else { 1 };
     let panicked = AtomicBool::new(false);
     region(threads, &|member| {
-        for (kernel, slots) in &passes {
+        for (kernel, operands) in passes.into_iter().zip(slots.windows(2)) {
             let work = || {
                 // SAFETY: all three live during the region; a pass writes memory that nobody else has.
-                let args = unsafe { Args::new(slots) };
+                let args = unsafe { Args::new(operands) };
                 for task in member.share(kernel.tasks()) {
                     // SAFETY: a task of this kernel, which takes no scratch; the CPU has the level.
                     unsafe { kernel.run(task, &args, std::ptr::null_mut()) };

@@ -117,6 +117,7 @@ impl Kernel for Vertical {
 /// # Safety
 /// The taps lie in the row at `src`; `dst` takes `channels` bytes for each.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)] // the level is that of the shell around the body
 unsafe fn row_body<S: Simd, const C: usize>(src: *const u8, dst: *mut u8, channels: usize, taps: &Taps) {
     // SAFETY: inside the two rows, by the caller's word.
     unsafe {
@@ -168,6 +169,7 @@ multiversion! {
 /// # Safety
 /// `src` holds `weights.len()` rows of `width` bytes, `dst` takes one.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)] // the level is that of the shell around the body
 unsafe fn column_body<S: Simd>(src: *const u8, dst: *mut u8, width: usize, weights: &[i32]) {
     /// Sums that stay in the first cache while the rows pass.
     const BLOCK: usize = 1024;
