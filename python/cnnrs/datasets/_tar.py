@@ -6,10 +6,7 @@ whatever the archive claims, no more is unpacked than the caller allows.
 
 from __future__ import annotations
 
-import bz2
 import gzip
-import lzma
-import zlib
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from cnnrs._core import DataError
@@ -97,8 +94,14 @@ def _open(file: IO[bytes]) -> IO[bytes]:
     if magic[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[return-value]
     if magic == b"\xfd7zXZ\0":
+        import lzma  # not wanted by most programs
+
         return lzma.LZMAFile(file)
-    return bz2.BZ2File(file) if magic[:3] == b"BZh" else file
+    if magic[:3] == b"BZh":
+        import bz2
+
+        return bz2.BZ2File(file)
+    return file
 
 
 class _Stream:
@@ -119,12 +122,11 @@ class _Stream:
             piece = self.stream.read(count)
             while len(piece) < count and (more := self.stream.read(count - len(piece))):
                 piece += more
-        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        except Exception as error:
+            # Each compression has an error of its own, or an OSError without a number.
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+                raise
             raise self._damaged(error) from error
-        except OSError as error:
-            if error.errno is None:  # bzip2 has no error of its own
-                raise self._damaged(error) from error
-            raise
         self.position += len(piece)
         return piece
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO
 
@@ -65,7 +65,7 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = True) -
     (`$CNNRS_CACHE`, else `$XDG_CACHE_HOME/cnnrs`, else `~/.cache/cnnrs`); the first folder that has it is used, in the
     form that comes first here:
 
-    - `cifar-10-batches-py` or `cifar-10-batches-bin`, the unpacked folders, or the batches of one of them by themselves;
+    - `cifar-10-batches-py` or `cifar-10-batches-bin`, the unpacked folders, or the batches of one by themselves;
     - `cifar-10-python.tar.gz` or `cifar-10-binary.tar.gz`, the archives as published;
     - `cifar10-images.tar.xz` (or `.gz`, or plain): folders `train` and `test` with a folder of JPEG images for each
       class, which needs Pillow and takes about ten seconds. Images come in the order of classes and names. Such copies
@@ -218,11 +218,14 @@ def _from_pictures(file: IO[bytes], name: str) -> tuple[Dataset, Dataset]:
             msg = f"{name}: expected {count} images in {half}, got {len(keys[half])}"
             raise DataError(msg)
         order = sorted(range(count), key=keys[half].__getitem__)
-        twice = next((keys[half][b] for a, b in zip(order, order[1:], strict=False) if keys[half][a] == keys[half][b]), None)
+        named = [keys[half][place] for place in order]
+        twice = next((left for left, right in pairwise(named) if left == right), None)
+            (keys[half][b] for a, b in zip(order, order[1:], strict=False) if keys[half][a] == keys[half][b]), None
+        )
         if twice is not None:
             msg = f"{name}: '{half}/{CLASSES[twice[0]]}/{twice[1]}': expected it once, it is there twice"
             raise DataError(msg)
-        labels = np.array([keys[half][place][0] for place in order], np.int64)
+        labels = np.array([label for label, _ in named], np.int64)
         if len(np.unique(labels)) != len(CLASSES):
             msg = f"{name}: expected images of ten classes in {half}, got those of {len(np.unique(labels))}"
             raise DataError(msg)
