@@ -220,8 +220,6 @@ def _from_pictures(file: IO[bytes], name: str) -> tuple[Dataset, Dataset]:
         order = sorted(range(count), key=keys[half].__getitem__)
         named = [keys[half][place] for place in order]
         twice = next((left for left, right in pairwise(named) if left == right), None)
-            (keys[half][b] for a, b in zip(order, order[1:], strict=False) if keys[half][a] == keys[half][b]), None
-        )
         if twice is not None:
             msg = f"{name}: '{half}/{CLASSES[twice[0]]}/{twice[1]}': expected it once, it is there twice"
             raise DataError(msg)

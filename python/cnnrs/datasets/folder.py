@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cnnrs.datasets.dataset import Dataset
 from cnnrs.preprocessing import Preprocessing
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
-_Item = tuple[int, "NDArray[np.uint8] | Exception"]
+_Picture = tuple[int, "NDArray[np.uint8] | None"]
 
 _SHUFFLE_STREAM = 1 << 41  # far from the streams of initialisers and of the trainer's shuffling
 _SIDE = 1 << 20
@@ -99,7 +100,7 @@ class ImageFolder:
         self._max_pixels = _args.integer(max_pixels, "max_pixels", op, 1, 1 << 62)
         self._threads = None if threads is None else _args.integer(threads, "threads", op, 1, 256)
         self._skipped: dict[int, None] = {}
-        self.classes, self.paths, self.labels = list_pictures(os.fspath(path))
+        self.classes, self.paths, self.labels = list_pictures(Path(path))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -185,7 +186,7 @@ class ImageFolder:
                 raise DataError(msg)
             yield place, image
 
-    def _decode(self, place: int) -> _Item:
+    def _decode(self, place: int) -> tuple[int, NDArray[np.uint8] | Exception]:
         """Give a picture, or what is wrong with the file."""
         path = self.paths[place]
         try:
