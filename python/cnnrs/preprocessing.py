@@ -101,8 +101,12 @@ class Preprocessing:
             return self._fit(_batch(images, "x"), "x")
         if not isinstance(images, Sequence) or isinstance(images, (str, bytes)):
             return self._one((images, "x"))
+        return self._fit_sequence(images, threads)
+
+    def _fit_sequence(self, images: Sequence[Any], threads: int | None = None, first: int = 0) -> NDArray[np.uint8]:
+        """Bring the pictures of a sequence to the network's size; `first` is the number of the first one in errors."""
         batch = np.empty((len(images), self.crop, self.crop, 3), np.uint8)
-        items = [(image, f"x[{place}]") for place, image in enumerate(images)]
+        items = [(image, f"x[{place}]") for place, image in enumerate(images, first)]
         many = min(_decode.thread_count(threads), len(items))
         for place, fitted in enumerate(_decode.map_ahead(self._one, items, many)):
             batch[place] = fitted[0]

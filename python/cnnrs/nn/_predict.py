@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +28,13 @@ def predict(module: Module, images: Any, top: int) -> tuple[npt.NDArray[np.int64
     if preprocessing is None:
         images = _args.check_images(images, name)
         return _best(module._compiled(images, "softmax").run((images,), module), top, name)
-    pictures = _sequence(images)
+    several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+    pictures = images if several else [images]
     parts = []
     for start in range(0, max(len(pictures), 1), _PICTURES_AT_ONCE):
-        batch: npt.NDArray[Any] = preprocessing(pictures[start : start + _PICTURES_AT_ONCE])
+        group = pictures[start : start + _PICTURES_AT_ONCE]
+        fit = preprocessing if isinstance(group, np.ndarray) else partial(preprocessing._fit_sequence, first=start)
+        batch: npt.NDArray[Any] = fit(group)
         if _numbers(module) != (_three(preprocessing.mean), _three(preprocessing.std)):
             batch = preprocessing.normalize(batch)
         parts.append(_best(module._compiled(batch, "softmax").run((batch,), module), top, name))
@@ -66,12 +70,6 @@ def _hold_pictures(images: Any) -> bool:
     """Tell a picture, or a list of pictures and arrays, from what is no image at all."""
     item = images[0] if isinstance(images, (list, tuple)) and images else images
     return isinstance(item, (str, os.PathLike, np.ndarray)) or _decode.is_picture(item)
-
-
-def _sequence(images: Any) -> Sequence[Any] | npt.NDArray[Any]:
-    """Return pictures as something that has a length and slices."""
-    several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
-    return images if several else [images]
 
 
 def _numbers(module: Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
