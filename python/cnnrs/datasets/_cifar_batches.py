@@ -21,7 +21,7 @@ def parse_batch(content: bytes, name: str, count: int) -> tuple[NDArray[np.uint8
     """Give images and labels of a batch.
 
     Args:
-        content: The pickle, of Python 2 or 3 and protocol 1 to 4: a dict with `data` (count, 3072), uint8, and `labels`.
+        content: The pickle, of Python 2 or 3, protocol 1 to 4: a dict with `data` (count, 3072), uint8, and `labels`.
         name: What to call it in errors.
         count: Images that must be in it.
 
