@@ -363,6 +363,33 @@ def test_ctrl_c(root: Path, run_python: Callable[..., Any]) -> None:
     assert done.stdout.strip() == "stopped 1", done.stderr
 
 
+def test_forks(root: Path, run_python: Callable[..., Any]) -> None:
+    """A child reads pictures on threads of its own, and is told that it cannot go on with its parent's pass."""
+    program = (
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "from cnnrs import _decode\n"
+        "from cnnrs.datasets import ImageFolder, image_folder\n"
+        "running = iter(ImageFolder(sys.argv[1], threads=2).batches(1))\n"
+        "next(running)\n"
+        "with _decode._header:\n"
+        "    child = os.fork()\n"
+        "if child == 0:\n"
+        "    try:\n"
+        "        for _ in range(12): next(running)\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n"
+        "    print(len(image_folder(sys.argv[1], threads=2)), flush=True)\n"
+        "    sys.exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "print(1 + sum(1 for _ in running))"
+    )
+    done = run_python(program, str(root), timeout=60)
+    first, *rest = done.stdout.splitlines()
+    assert "begin anew in the child" in first, done.stderr
+    assert rest == ["12", "12"], done.stderr
+
+
 # decoding ahead
 
 

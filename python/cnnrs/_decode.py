@@ -35,6 +35,16 @@ _MOST_THREADS = 16
 _header = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """Give a forked child a lock that no thread of its parent holds."""
+    global _header
+    _header = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def import_pillow(wanted_by: str) -> Any:
     """Return `PIL.Image`.
 
@@ -140,6 +150,9 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, ahea
         items: The arguments, taken on the calling thread.
         threads: Number of threads; with one, the calling thread does it all, and nothing ahead.
         ahead: Most results and calls under way; twice the threads if None.
+
+    Raises:
+        RuntimeError: A forked child goes on with what its parent began; the threads stayed behind.
     """
     if threads <= 1:
         yield from map(function, items)
@@ -149,12 +162,20 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, ahea
     most = 2 * threads if ahead is None else ahead
     pending: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cnnrs-decode")
+    process = os.getpid()
+
+    def next_result() -> R:
+        if os.getpid() != process:
+            msg = "these pictures are read by threads of the parent process: begin anew in the child"
+            raise RuntimeError(msg)
+        return pending.popleft().result()
+
     try:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) >= most:
-                yield pending.popleft().result()
+                yield next_result()
         while pending:
-            yield pending.popleft().result()
+            yield next_result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
