@@ -76,8 +76,17 @@ class ImageFolder:
         OSError: The folder is missing or cannot be read.
 
     Examples:
-        >>> folder = ImageFolder("pictures/train", preprocessing=Preprocessing())  # doctest: +SKIP
-        >>> trainer.fit(folder.batches(32, shuffle=True), epochs=3)  # doctest: +SKIP
+        >>> from pathlib import Path
+        >>> from cnnrs.datasets import ImageFolder
+        >>> for name in ("ant/1.png", "bee/1.png", "bee/2.png"):
+        ...     Path("pictures", name).parent.mkdir(parents=True, exist_ok=True)
+        ...     Path("pictures", name).touch()
+        >>> folder = ImageFolder("pictures")
+        >>> folder
+        ImageFolder(3 pictures, 2 classes)
+        >>> batches = folder.batches(2, shuffle=True)  # for trainer.fit(batches, epochs=3)
+        >>> len(batches)
+        2
     """
 
     def __init__(
@@ -279,9 +288,6 @@ def image_folder(
         TypeError: An argument of another type.
         MemoryError: The images do not fit.
         OSError: The folder is missing, or a file cannot be read.
-
-    Examples:
-        >>> train = image_folder("pictures/train", size=64)  # doctest: +SKIP
     """
     folder = ImageFolder(
         path,
