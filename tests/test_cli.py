@@ -225,6 +225,8 @@ def test_predict_with_another_network(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
     assert main([*command[:-1], "4"]) == 2
     assert "top must be at most the number of classes, 3" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "a.png"), "--crop", "4"]) == 2
+    assert "expected another --model" in capsys.readouterr().err
 
 
 @pytest.fixture

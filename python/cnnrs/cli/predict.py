@@ -53,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
     if args.model != "lenet5":
         _run_on_picture(args)
         return
+    if args.resize is not None or args.crop is not None:
+        msg = "--resize and --crop: expected another --model, LeNet-5 takes digits of 28x28 pixels"
+        raise ValueError(msg)
     image = fit_digit(read_image(args.image))
     if args.weights is None:
         model = options.make_network(args, "lenet5", weights="MNIST")
