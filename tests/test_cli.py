@@ -17,12 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 import cnnrs
-from cnnrs import DataError, ShapeError, datasets
+from cnnrs import DataError, ShapeError, datasets, nn
+from cnnrs import functional as F
 from cnnrs.cli import main
 from cnnrs.cli import train as train_command
 from cnnrs.cli._pictures import ASCII, BLOCKS, choose_ramp, draw, draw_row
 from cnnrs.cli.doctor import VARIABLES
 from cnnrs.cli.predict import fit_digit, read_image
+from cnnrs.models import _registry
 
 sklearn_needed = pytest.mark.skipif(find_spec("sklearn") is None, reason="needs scikit-learn")
 
@@ -186,6 +188,45 @@ def test_predict_with_the_weights_of_the_package(tmp_path: Path, capsys: pytest.
     np.save(tmp_path / "one.npy", one)
     assert main(["predict", str(tmp_path / "one.npy"), "--top", "1"]) == 0
     assert capsys.readouterr().out.split()[0] == "1"
+
+
+class Colours(nn.Module):
+    """Tells the channel that is brightest in the middle of a picture."""
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1, bias=False)
+        if weights is not None:
+            assert weights == "DEFAULT"
+            self.conv.weight.assign(np.eye(3, dtype=np.float32)[np.newaxis, np.newaxis])
+            self.preprocessing = cnnrs.Preprocessing(resize=8, crop=4, mean=(0.0,), std=(1.0,))
+            self.classes = ("red", "green", "blue")
+
+    def forward(self, x: Any) -> Any:
+        return F.global_avg_pool2d(self.conv(x))
+
+
+def test_predict_with_another_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    monkeypatch.setitem(_registry._MODELS, "colours", Colours)
+    picture = np.zeros((40, 30, 3), np.uint8)
+    picture[..., 2] = 200
+    picture[10:30, 5:25, 1] = 255
+    image.fromarray(picture).save(tmp_path / "a.png")
+    command = ["predict", str(tmp_path / "a.png"), "--model", "colours", "--top", "2"]
+    assert main(command) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["green", "blue"]
+    assert main([*command, "--resize", "4"]) == 0  # all of the width
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["blue", "green"]
+    Colours("DEFAULT").save(tmp_path / "w.safetensors")
+    assert main([*command, "--weights", str(tmp_path / "w.safetensors"), "--resize", "8", "--crop", "4"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
+    assert main([*command[:-1], "4"]) == 2
+    assert "top must be at most the number of classes, 3" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "a.png"), "--crop", "4"]) == 2
+    assert "expected another --model" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from cnnrs import DataError, datasets
-from cnnrs.datasets._download import cache_folder, fetch
+from cnnrs._download import cache_folder, fetch
 from cnnrs.datasets.mnist import Part, Source
 from idx_files import compress, encode_idx
 
@@ -202,7 +202,7 @@ def test_silent_mirror_is_given_up(server: Server, tmp_path: Path) -> None:
 
 
 def test_slow_mirror_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnrs.datasets._download.PATIENCE", 0.0)
+    monkeypatch.setattr("cnnrs._download.PATIENCE", 0.0)
     server.replies["/a"] = sending(b"content")
     with pytest.raises(ConnectionError, match="not done after 0 s"):
         fetch([f"{server.url}/a"], tmp_path / "a", anything, max_bytes=10)

@@ -6,6 +6,7 @@ mod eager;
 mod errors;
 mod floats;
 mod graph;
+mod image;
 mod ops;
 mod parameter;
 mod program;
@@ -26,6 +27,8 @@ mod _core {
     use super::floats::{all_finite, to_float32};
     #[pymodule_export]
     use super::graph::Graph;
+    #[pymodule_export]
+    use super::image::resize;
     #[pymodule_export]
     use super::parameter::Parameter;
     #[pymodule_export]

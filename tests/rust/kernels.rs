@@ -11,6 +11,8 @@ mod depthwise;
 mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/image.rs"]
+mod image;
 #[path = "kernels/norm.rs"]
 mod norm;
 #[path = "kernels/pool.rs"]

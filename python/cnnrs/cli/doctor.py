@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnrs import __version__, _core
-from cnnrs.datasets._download import cache_folder, is_offline
+from cnnrs._download import cache_folder, is_offline
 from cnnrs.datasets.mnist import SOURCES, locate, search_folders
 
 VARIABLES = (

@@ -1,13 +1,17 @@
-"""Recognise the handwritten digit in an image with LeNet-5.
+"""Recognise the handwritten digit in an image with LeNet-5, or what a picture shows with another network.
 
-The image becomes what MNIST looks like, a white digit on black, 28x28 gray pixels: it is made gray, inverted if the
-mean of its outermost pixels is above 127, and, unless it is 28x28 already, cropped to the digit, scaled so that the
-longer side is 20 pixels, and placed with its centre of mass in the middle.
+Other networks (--model) take a picture through the preprocessing of their published weights, or through that of
+ImageNet's networks, --resize and --crop, for a file of weights that says none.
+
+For LeNet-5 the image becomes what MNIST looks like, a white digit on black, 28x28 gray pixels: it is made gray,
+inverted if the mean of its outermost pixels is above 127, and, unless it is 28x28 already, cropped to the digit, scaled
+so that the longer side is 20 pixels, and placed with its centre of mass in the middle.
 """
 
 import argparse
 import os
 import warnings
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,15 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", metavar="IMAGE", help="picture (PNG, JPEG, ...: needs Pillow) or .npy array, (H, W[, 1 or 3])"
     )
+    parser.add_argument("--model", default="lenet5", metavar="NAME", help="name of the network (default lenet5)")
     parser.add_argument(
-        "--weights", metavar="PATH", help="file of weights (default: MNIST's, which come with the package)"
+        "--weights",
+        metavar="PATH",
+        help="file of weights (default: the published ones; MNIST's come with the package)",
     )
+    parser.add_argument("--resize", type=options.count, metavar="N", help="shorter side of a picture (default 256)")
+    parser.add_argument("--crop", type=options.count, metavar="N", help="sides of what the network sees (default 224)")
     parser.add_argument("--top", type=options.count, default=3, metavar="N", help="how many labels to show (default 3)")
     options.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, recognise, print."""
+    if args.model != "lenet5":
+        _run_on_picture(args)
+        return
+    if args.resize is not None or args.crop is not None:
+        msg = "--resize and --crop: expected another --model, LeNet-5 takes digits of 28x28 pixels"
+        raise ValueError(msg)
     image = fit_digit(read_image(args.image))
     if args.weights is None:
         model = options.make_network(args, "lenet5", weights="MNIST")
@@ -50,6 +65,21 @@ def run(args: argparse.Namespace) -> None:
     labels, probabilities = model.predict(image[np.newaxis, ..., np.newaxis], top=min(args.top, 10))
     for label, probability in zip(labels[0], probabilities[0], strict=True):
         print(f"{label}  {probability:.4f}")
+
+
+def _run_on_picture(args: argparse.Namespace) -> None:
+    """Recognise what a picture shows."""
+    if args.weights is None:
+        model = cnnrs.models.get_model(args.model, weights="DEFAULT")
+    else:
+        model = cnnrs.models.get_model(args.model)
+        cnnrs.load_weights(model, args.weights)
+    given = {name: value for name, value in (("resize", args.resize), ("crop", args.crop)) if value is not None}
+    known = model.preprocessing or cnnrs.Preprocessing(mean=model.input_mean, std=model.input_std)
+    model.preprocessing = replace(known, **given)
+    labels, probabilities = model.predict(args.image, top=args.top)
+    for label, probability in zip(labels[0], probabilities[0], strict=True):
+        print(f"{model.classes[label] if model.classes else label}  {probability:.4f}")
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnrs._core import DataError
-from cnnrs.datasets._download import cache_folder, fetch, is_offline
+from cnnrs._download import cache_folder, fetch, is_offline
 from cnnrs.datasets.dataset import Dataset
 from cnnrs.datasets.idx import parse_idx, read_content, unpack
 
