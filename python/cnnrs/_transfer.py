@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3  # attempts in a row that bring nothing
 MOST_ATTEMPTS = 20
-BACK_OFF = 0.5  # seconds before the second attempt, twice as many before each later one
+BACK_OFF = 0.5  # seconds after an attempt that brought nothing, twice as many after each more in a row
 LONGEST_WAIT = 10.0  # seconds, also where a server asks for more
 SLOWEST = (60.0, 1 << 16)  # seconds, and the bytes that must come within them
 MOST_REDIRECTS = 5
@@ -170,9 +170,14 @@ def _receive_all(file: RemoteFile, url: str, part: Part, timeout: float, show: D
             in_vain = 0 if part.size > before else in_vain + 1
             if in_vain == ATTEMPTS or attempt == MOST_ATTEMPTS:
                 raise
-            time.sleep(min(max(BACK_OFF * 2**in_vain / 2, error.wait), LONGEST_WAIT))
+            _pause(min(max(BACK_OFF * 2**in_vain / 2, error.wait), LONGEST_WAIT))
         else:
             return
+
+
+def _pause(seconds: float) -> None:
+    """Wait before another attempt."""
+    time.sleep(seconds)
 
 
 @contextmanager
@@ -301,11 +306,11 @@ def _check_address(url: str, origin: str, file: RemoteFile) -> None:
     """Refuse an address that is not of the web, not of the file's hosts, or plain where its origin was secure."""
     from urllib.parse import urlsplit
 
-    hosts = {urlsplit(known).hostname for known in file.urls}
+    hosts = {urlsplit(known).hostname for known in file.urls} - {None}
     parts = urlsplit(url)
     schemes = {"https"} if urlsplit(origin).scheme == "https" else {"http", "https"}
     if parts.scheme not in schemes or parts.hostname not in hosts:
-        allowed = f"{' or '.join(sorted(schemes))} from {', '.join(sorted(filter(None, hosts)))}"
+        allowed = f"{' or '.join(sorted(schemes))} from {', '.join(sorted(map(str, hosts)))}"
         msg = f"expected {allowed}, got the address {url[:200]}"
         raise _NoAnswerError(msg)
 

@@ -1,8 +1,8 @@
 """What is published: weights of the zoo's networks, with everything that must be known to use them.
 
-The facts of ImageNet's weights are torchvision's: file names, sizes, accuracies on ImageNet's validation images with the
-preprocessing given, parameters and multiply-accumulate operations. Published of a file are its size in MiB, rounded to
-three digits, and in its name the first eight hex digits of its SHA-256. So the size in bytes is known to about 1 KiB
+The facts of ImageNet's weights are torchvision's: file names, sizes, accuracies on ImageNet's validation images with
+the preprocessing given, parameters and multiply-accumulate operations. Published of a file are its size in MiB, rounded
+to three digits, and in its name the first eight hex digits of its SHA-256. So the size in bytes is known to about 1 KiB
 only, and the hash is checked as torch.hub does; a whole hash stands here only for files that were at hand.
 """
 
@@ -26,8 +26,8 @@ DEFAULT = "DEFAULT"
 _FOLDER = "https://download.pytorch.org/models/"
 _LICENCE = "BSD-3-Clause"
 _TERMS = (
-    "trained on ImageNet (ILSVRC 2012), whose terms of access allow the images for non-commercial research and education "
-    "only; whether they bind the use of weights trained on them is for the user to judge"
+    "trained on ImageNet (ILSVRC 2012), whose terms of access allow the images for non-commercial research and "
+    "education only; whether they bind the use of weights trained on them is for the user to judge"
 )
 
 
