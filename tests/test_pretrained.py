@@ -16,6 +16,7 @@ import cnnrs
 from cnnrs import functional as F
 from cnnrs import models, nn
 from cnnrs.models import PublishedWeights, _manifest, _pretrained
+from cnnrs.models._base import ImageClassifier
 from test_download import listing, refused_url
 from web_server import File, Server, failing
 
@@ -73,7 +74,7 @@ def test_list_weights() -> None:
     assert models.list_weights("lenet5") == []
     with pytest.raises(ValueError, match=r"^list_weights: there is no model 'resnet5'; near names: .*resnet50"):
         models.list_weights("resnet5")
-    with pytest.raises(TypeError, match="^list_weights: name must be a str or None, got 5"):
+    with pytest.raises(TypeError, match=r"^list_weights: name must be a str or None, got 5"):
         models.list_weights(5)  # type: ignore[arg-type]
 
 
@@ -103,18 +104,21 @@ assert not {"cnnrs._transfer", "urllib.request", "cnnrs.models._pretrained"} & s
 # a network whose weights a server on this machine publishes
 
 
-class Net(nn.Module):
+class Net(ImageClassifier):
     """A small network with the outputs of ImageNet's."""
 
     classifier_names = ("fc",)
 
     def __init__(self, num_classes: int = 1000) -> None:
-        super().__init__()
+        super().__init__("net", num_classes)
         self.conv = nn.Conv2d(3, 4, 3)
-        self.fc = nn.Linear(4, num_classes)
+        self.fc = self._classifier(4)
 
-    def forward(self, x: Any) -> Any:
-        return self.fc(F.global_avg_pool2d(self.conv(x)))
+    def _features(self, x: Any) -> Any:
+        return self.conv(x)
+
+    def _head(self, x: Any) -> Any:
+        return self.fc(F.global_avg_pool2d(x))
 
 
 X = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
@@ -224,7 +228,7 @@ def test_network_without_published_weights() -> None:
         _pretrained.apply(Net(), "other", "V1")
 
 
-def unchanged(server: Server, kind: type[Exception], text: str) -> None:
+def unchanged(kind: type[Exception], text: str) -> None:
     """Check that loading fails like this and leaves the network as it was."""
     net = Net()
     before = net.state_dict(copy=True)
@@ -256,7 +260,7 @@ def test_file_that_does_not_fit(
     size = len(content)
     record = replace(published_record(), sha256=hashlib.sha256(content).hexdigest(), min_bytes=size, max_bytes=size)
     monkeypatch.setattr(_manifest, "WEIGHTS", (record,))
-    unchanged(server, cnnrs.WeightsError, FILE)
+    unchanged(cnnrs.WeightsError, FILE)
 
 
 def test_missing_on_the_server_and_no_network(
@@ -264,7 +268,7 @@ def test_missing_on_the_server_and_no_network(
 ) -> None:
     folder = tmp_path / "cache" / "weights"
     server.replies["/models/" + FILE] = failing(404)
-    unchanged(server, ConnectionError, rf"HTTP Error 404.* by hand and put it into {folder}, or")
+    unchanged(ConnectionError, rf"HTTP Error 404.* by hand and put it into {folder}, or")
     monkeypatch.setattr(_manifest, "WEIGHTS", (replace(published_record(), urls=(f"{refused_url}/{FILE}",)),))
     unchanged(
         server, ConnectionError, rf"refused.*download it from {refused_url}/{FILE} by hand and put it into {folder}"
@@ -345,7 +349,7 @@ def test_damaged_file_is_never_used(
 
     with monkeypatch.context() as patch:
         patch.setenv("CNNRS_OFFLINE", "1")
-        unchanged(server, cnnrs.WeightsError, rf"{path}: .*expected .*, and CNNRS_OFFLINE forbids")
+        unchanged(cnnrs.WeightsError, rf"{path}: .*expected .*, and CNNRS_OFFLINE forbids")
     assert server.asked == []
     with pytest.warns(RuntimeWarning, match=rf'^weights "V1" of net: not used, {path}: .*expected'):
         check_loaded(make(), published)
@@ -395,5 +399,5 @@ def test_cache_that_cannot_be_written_is_found_before_the_download(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CNNRS_CACHE", str(tmp_path / "file" / "cache"))
-    unchanged(server, OSError, str(tmp_path / "file"))
+    unchanged(OSError, str(tmp_path / "file"))
     assert server.asked == []

@@ -16,22 +16,23 @@ from cnnrs._download import cache_folder, is_offline
 from cnnrs.models._manifest import find
 
 if TYPE_CHECKING:
+    from cnnrs.models._base import ImageClassifier
     from cnnrs.models._manifest import PublishedWeights
-    from cnnrs.nn.module import Module
 
 _FOLDER = "weights"
 
 
-def apply(model: Module, name: str, weights: str | None) -> None:
+def apply(model: ImageClassifier, name: str, weights: str | None) -> None:
     """Load published weights into a model of the zoo, and tell it how its pictures are prepared and classes named.
 
     With another number of outputs than the published one everything but the classifier is loaded, and the classes stay
     unnamed.
 
     Args:
-        model: A network as its function made it, with `classifier_names`.
+        model: A network as its function made it.
         name: Its registered name.
-        weights: A tag of `list_weights(name)`, "DEFAULT", or None for nothing.
+        weights: A tag of `list_weights(name)`, "DEFAULT", or None for nothing; for LeNet-5 a tag of the files that are
+            shipped with the package.
 
     Raises:
         ValueError: unknown tag; the text lists those that there are.
@@ -43,12 +44,16 @@ def apply(model: Module, name: str, weights: str | None) -> None:
     """
     if weights is None:
         return
-    record = find(name, weights)
-    is_whole = _outputs(model) == record.num_classes
-    path = obtain(record)
+    from cnnrs.models.lenet import WEIGHTS
     from cnnrs.preprocessing import Preprocessing
     from cnnrs.weights import load_weights
 
+    if name == "lenet5" and weights in WEIGHTS:
+        load_weights(model, Path(__file__).with_name(WEIGHTS[weights]))
+        return
+    record = find(name, weights)
+    is_whole = model.num_classes == record.num_classes
+    path = obtain(record)
     load_weights(model, path, strict=True if is_whole else "backbone")
     model.preprocessing = Preprocessing(
         resize=record.resize,
@@ -106,9 +111,3 @@ def search_folders() -> list[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")
     torch = os.environ.get("TORCH_HOME") or Path(cache, "torch")
     return [*own, cache_folder() / _FOLDER, Path(torch, "hub", "checkpoints").expanduser()]
-
-
-def _outputs(model: Module) -> int:
-    """Give the number of outputs: the last axis of the last classifying layer's weights."""
-    names: tuple[str, ...] = model.classifier_names
-    return int(model.state_dict()[f"{names[-1]}.weight"].shape[-1])
