@@ -8,6 +8,7 @@
 //! * [`plan`]: kernels chosen, memory placed; immutable and shared.
 //! * [`exec`]: runs a plan on a team of threads ([`parallel`]) in an [`arena`].
 //! * [`kernels`]: one op each, over the [`simd`] layer; know nothing of graphs.
+//! * [`image`]: images to the size that a network takes.
 //! * [`sync`]: the locks, none of which a fork can leave held.
 //! * [`program`]: a graph with its stored tensors and its plans by batch size.
 
@@ -20,6 +21,7 @@ mod finite;
 pub mod function;
 pub mod graph;
 pub mod guards;
+pub mod image;
 pub mod kernels;
 pub mod parallel;
 pub mod passes;

@@ -5,6 +5,7 @@ from cnnrs._args import conv_output_size
 from cnnrs._core import DataError, ShapeError, UnsupportedError, WeightsError
 from cnnrs._runtime import clear_cache, get_num_threads, set_algorithm, set_num_threads, show_config
 from cnnrs.compile import compile  # noqa: A004 - the name of the contract
+from cnnrs.preprocessing import Preprocessing
 from cnnrs.random import manual_seed
 from cnnrs.trainer import Trainer
 from cnnrs.vjp import vjp
@@ -14,6 +15,7 @@ __version__ = "0.1.0"  # as in Cargo.toml; a test compares them
 
 __all__ = [
     "DataError",
+    "Preprocessing",
     "ShapeError",
     "Trainer",
     "UnsupportedError",

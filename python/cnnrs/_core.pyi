@@ -36,6 +36,7 @@ __all__ = [
     "random_normal",
     "random_permutation",
     "random_uniform",
+    "resize",
     "set_algorithm",
     "set_isa",
     "set_num_threads",
@@ -229,6 +230,24 @@ def random_normal(seed: int, stream: int, size: int, mean: float = 0.0, std: flo
 
 def random_permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
     """Return a permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream)."""
+
+def resize(
+    x: npt.NDArray[np.uint8], size: tuple[int, int], window: tuple[int, int, int, int], interpolation: str
+) -> npt.NDArray[np.uint8]:
+    """Resize images (N, H, W, C) as Pillow does it, and return a window of the result.
+
+    Args:
+        x: uint8 images.
+        size: Height and width of the whole result, 1 to 2**20 each.
+        window: (top, left, height, width) of the part that is computed.
+        interpolation: "bilinear" or "bicubic".
+
+    Raises:
+        ShapeError: not four dimensions, or an image without pixels or with more than 2**20 on a side.
+        TypeError: not uint8.
+        ValueError: a number out of range, or another interpolation.
+        MemoryError: no memory for the result.
+    """
 
 def fail_allocation(count: int) -> None:
     """Let the `count`-th allocation of tensor memory from now on fail, once; 0 lets all succeed (for tests)."""

@@ -18,6 +18,7 @@ pub mod cross_entropy;
 pub mod draw;
 pub mod dropout;
 pub mod elementwise;
+pub mod image;
 pub mod norm;
 pub mod pool;
 pub mod reduce;

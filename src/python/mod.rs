@@ -5,6 +5,7 @@ mod arrays;
 mod eager;
 mod errors;
 mod graph;
+mod image;
 mod ops;
 mod parameter;
 mod program;
@@ -23,6 +24,8 @@ mod _core {
     use super::errors::{DataError, ShapeError, UnsupportedError, WeightsError};
     #[pymodule_export]
     use super::graph::Graph;
+    #[pymodule_export]
+    use super::image::resize;
     #[pymodule_export]
     use super::parameter::Parameter;
     #[pymodule_export]

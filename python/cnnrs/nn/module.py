@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,7 +11,9 @@ from cnnrs._core import WeightsError
 from cnnrs.graph import Value
 from cnnrs.nn._cache import Compiled, Key, ProgramCache, compile_module
 from cnnrs.nn._capture import Capture, wanted
+from cnnrs.nn._freeze import set_trainable
 from cnnrs.nn._intermediate import Intermediate, intermediates
+from cnnrs.nn._predict import predict
 from cnnrs.nn.parameter import Buffer, Parameter
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cnnrs.explain import Summary
+    from cnnrs.preprocessing import Preprocessing
 
 
 class Module:
@@ -36,6 +38,8 @@ class Module:
     Attributes:
         input_mean: Mean of the pixel values per channel, on the scale 0 to 1, for uint8 images.
         input_std: Their standard deviation, likewise.
+        preprocessing: How `predict` makes a batch of pictures; None for a model that takes arrays alone.
+        classes: The names of the labels, in order; empty where they are not known.
         training: False on parts that stay in evaluation mode while a trainer runs.
 
     Examples:
@@ -54,6 +58,8 @@ class Module:
 
     input_mean: tuple[float, ...] = (0.0,)
     input_std: tuple[float, ...] = (1.0,)
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
     training: bool = True
     _programs: ProgramCache
 
@@ -141,11 +147,16 @@ class Module:
             self._programs.put(key, batch, compiled)
         return compiled
 
-    def predict(self, images: npt.NDArray[Any], top: int = 5) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Classify a batch of images, in evaluation mode.
+    def predict(self, images: Any, top: int = 5) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Classify images, in evaluation mode.
+
+        An array that is a batch goes through the model as in a call. Pictures of any size need a model that knows its
+        `preprocessing`, and go through that first: paths, Pillow images, lists of them and of uint8 arrays, and uint8
+        arrays whose height and width are not the ones it makes. Where the names of the labels are known,
+        `[model.classes[label] for label in labels[0]]` are those of the first image.
 
         Args:
-            images: (N, H, W, C), uint8 or floats as in a call.
+            images: (N, H, W, C), uint8 or floats as in a call; or a picture or list of pictures.
             top: Number of best classes to return.
 
         Returns:
@@ -154,18 +165,13 @@ class Module:
 
         Raises:
             ShapeError: a layer does not fit its input, or the module does not give (N, classes).
-            TypeError: a wrong dtype, or `top` not an int.
+            TypeError: a wrong dtype, `top` not an int, or pictures for a model without `preprocessing`.
             ValueError: `top` below 1 or above the number of classes.
+            DataError: a file is no picture, or damaged; the text names it.
+            ImportError: a path was passed and Pillow is not installed.
+            OSError: a file cannot be read.
         """
-        name = type(self).__name__
-        images = _args.check_images(images, name)
-        top = _args.integer(top, "top", name, 1, _args.LIMIT)
-        probabilities = self._compiled(images, "softmax").run((images,), self)
-        if top > probabilities.shape[1]:
-            message = f"{name}: top must be at most the number of classes, {probabilities.shape[1]}, got {top}"
-            raise ValueError(message)
-        labels = np.argsort(-probabilities, axis=1, kind="stable")[:, :top].astype(np.int64)
-        return labels, np.take_along_axis(probabilities, labels, axis=1)
+        return predict(self, images, top)
 
     # Looking inside.
 
@@ -344,7 +350,8 @@ class Module:
         Raises:
             ValueError: the pattern fits no parameter.
         """
-        return self._set_trainable(pattern, False)
+        set_trainable(self, pattern, False)
+        return self
 
     def unfreeze(self, pattern: str | None = None) -> Self:
         """Put parameters back into training; returns the module.
@@ -355,26 +362,7 @@ class Module:
         Raises:
             ValueError: the pattern fits no parameter.
         """
-        return self._set_trainable(pattern, True)
-
-    def _set_trainable(self, pattern: str | None, trainable: bool) -> Self:
-        if pattern is not None and not isinstance(pattern, str):
-            message = f"{type(self).__name__}: pattern must be a str or None, got {_args.show(pattern)}"
-            raise TypeError(message)
-        chosen = [
-            tensor
-            for name, tensor in self._named_tensors(remove_duplicate=False)
-            if pattern is None or fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-        ]
-        if pattern is not None and not chosen:
-            message = f"{type(self).__name__}: pattern {pattern!r} fits no parameter"
-            raise ValueError(message)
-        for tensor in chosen:
-            if isinstance(tensor, Buffer):
-                tensor.frozen = not trainable
-            else:
-                tensor.trainable = trainable
-        graph.bump_epoch()
+        set_trainable(self, pattern, True)
         return self
 
     # State.
