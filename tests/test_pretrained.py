@@ -15,6 +15,7 @@ import pytest
 import cnnrs
 from cnnrs import functional as F
 from cnnrs import models, nn
+from cnnrs.cli import main
 from cnnrs.models import PublishedWeights, _manifest, _pretrained
 from cnnrs.models._base import ImageClassifier
 from test_download import listing, refused_url
@@ -400,3 +401,39 @@ def test_cache_that_cannot_be_written_is_found_before_the_download(
     monkeypatch.setenv("CNNRS_CACHE", str(tmp_path / "file" / "cache"))
     unchanged(OSError, str(tmp_path / "file"))
     assert server.asked == []
+
+
+# the command line
+
+
+def test_command_lists_what_there_is(
+    published: Net, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights"]) == 0
+    head, first, second, terms = capsys.readouterr().out.splitlines()
+    assert head.split() == ["model", "weights", "top-1", "top-5", "MiB", "licence", "file"]
+    size = f"{published_record().max_bytes / 2**20:.1f}"
+    assert first.split() == ["net", "V1", "76.13", "92.86", size, "BSD-3-Clause", "not", "here"]
+    assert second.split()[:2] == ["net", "V2"]
+    assert "ImageNet" in terms
+
+    path = put(tmp_path, "cache/weights")
+    assert main(["weights", "net"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"BSD-3-Clause  {path}")
+    path.write_bytes(b"wrong")
+    assert main(["weights", "net"]) == 0
+    assert f"BSD-3-Clause  {path}: expected " in capsys.readouterr().out.splitlines()[1]
+    assert server.asked == []
+
+
+def test_command_for_one_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "resnet152"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [
+        ["resnet152", "IMAGENET1K_V1", "78.31"],
+        ["resnet152", "IMAGENET1K_V2", "82.28"],
+    ]
+    assert main(["weights", "lenet5"]) == 0
+    assert capsys.readouterr().out == "there are no weights of lenet5 to download\n"
+    assert main(["weights", "resnet"]) == 2
+    assert "near names" in capsys.readouterr().err

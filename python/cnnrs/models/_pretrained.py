@@ -74,34 +74,50 @@ def obtain(record: PublishedWeights) -> Path:
         ConnectionError: it cannot be downloaded; the text says where to put it by hand.
         OSError: the disk refused it.
     """
-    from cnnrs._transfer import check_file, download
+    from cnnrs._transfer import download
 
-    folders = search_folders()
-    refusals = []
-    for path in (folder / record.file for folder in folders):
-        if path.is_file():
-            try:
-                check_file(path, record.remote)
-            except DataError as error:
-                refusals.append(str(error))
-            else:
-                return path
+    path, refusals = look(record)
+    if path is not None:
+        return path
     what = f'weights "{record.tag}" of {record.model}'
     if is_offline():
         advice = f"download {record.urls[0]} once and put it into one of these folders"
         if refusals:
             message = f"{what}: {'; '.join(refusals)}, and CNNRS_OFFLINE forbids to download it ({advice})"
             raise WeightsError(message)
-        looked = ", ".join(str(folder) for folder in folders)
+        looked = ", ".join(str(folder) for folder in search_folders())
         message = f"{what}: {record.file} not found in {looked}, and CNNRS_OFFLINE forbids to download it ({advice})"
         raise FileNotFoundError(message)
     for refusal in refusals:
-        warnings.warn(f"{what}: not used, {refusal}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{what}: not used, {refusal}", RuntimeWarning, stacklevel=5)  # who called the model's function
     try:
         return download(record.remote, cache_folder() / _FOLDER)
     except DataError as error:
         message = f"{what}: {error}"
         raise WeightsError(message) from error
+
+
+def look(record: PublishedWeights) -> tuple[Path | None, list[str]]:
+    """Look for the file of published weights on this machine.
+
+    Returns:
+        The first file that is the right one, and what is wrong with those before it.
+
+    Raises:
+        OSError: a file cannot be read, unchanged.
+    """
+    from cnnrs._transfer import check_file
+
+    refusals = []
+    for path in (folder / record.file for folder in search_folders()):
+        if path.is_file():
+            try:
+                check_file(path, record.remote)
+            except DataError as error:
+                refusals.append(str(error))
+            else:
+                return path, refusals
+    return None, refusals
 
 
 def search_folders() -> list[Path]:
