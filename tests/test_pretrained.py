@@ -437,3 +437,15 @@ def test_command_for_one_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "there are no weights of lenet5 to download\n"
     assert main(["weights", "resnet"]) == 2
     assert "near names" in capsys.readouterr().err
+
+
+def test_doctor_tells_where_weights_are(
+    published: Net, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folders = f"looked in {tmp_path / 'cache' / 'weights'}, {tmp_path / 'torch' / 'hub' / 'checkpoints'}"
+    for count in (0, 2):  # both weights of the network are in one file
+        assert main(["doctor"]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["weights"])
+        assert line.endswith(f"  {count} of 2 files, {folders}")
+        put(tmp_path, "torch/hub/checkpoints")

@@ -89,7 +89,7 @@ def obtain(record: PublishedWeights) -> Path:
         message = f"{what}: {record.file} not found in {looked}, and CNNRS_OFFLINE forbids to download it ({advice})"
         raise FileNotFoundError(message)
     for refusal in refusals:
-        warnings.warn(f"{what}: not used, {refusal}", RuntimeWarning, stacklevel=5)  # who called the model's function
+        warnings.warn(f"{what}: not used, {refusal}", RuntimeWarning, stacklevel=5)
     try:
         return download(record.remote, cache_folder() / _FOLDER)
     except DataError as error:
