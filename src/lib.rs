@@ -18,6 +18,7 @@ pub mod error;
 pub mod exec;
 pub mod faults;
 mod finite;
+pub mod floats;
 pub mod function;
 pub mod graph;
 pub mod guards;

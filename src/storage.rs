@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::floats::Floats;
 use crate::sync::{Access, Brief, Held, RunLock, Waiting};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
@@ -88,6 +89,22 @@ impl Stored {
         let _held = self.lock(Access::Write, waiting)?;
         // SAFETY: both ranges hold `bytes` bytes; `copy` allows overlap, should the source be a view of this tensor.
         unsafe { std::ptr::copy(source, self.data.ptr(), self.data.bytes()) };
+        self.touch();
+        Ok(())
+    }
+
+    /// Copies floats of any format and layout in, once no running call uses the tensor.
+    ///
+    /// # Safety
+    /// All elements of `source` are readable, none of them is this tensor's, and nobody writes them meanwhile.
+    pub unsafe fn assign_floats(&self, source: &Floats<'_>, waiting: Waiting<'_>) -> Result<()> {
+        if self.dtype != DType::F32 || source.shape != self.shape {
+            let (expected, received) = (shape_text(&self.shape), shape_text(source.shape));
+            return Err(Error::Shape(format!("expects {} {expected}, received {received}", self.dtype.name())));
+        }
+        let _held = self.lock(Access::Write, waiting)?;
+        // SAFETY: the caller's word; the shapes are equal, and the lock keeps others away.
+        unsafe { source.copy_to(self.data.ptr().cast()) };
         self.touch();
         Ok(())
     }

@@ -182,7 +182,7 @@ def test_wrong_shapes_are_refused_also_when_not_strict(tmp_path: Path, strict: b
 
 def test_integers_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, safetensors(tensors(fc_bias=np.zeros(7, np.int64))))
-    refused(path, r"fc\.bias must be a float32 array, got a int64 array")
+    refused(path, r"fc\.bias must be of floats, got I64")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -216,28 +216,6 @@ def test_arguments(tmp_path: Path) -> None:
 
 
 # Files of others, and damaged ones.
-
-
-def torch_archive() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}))
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("m.bin", torch_archive()),
-        ("m.bin", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)),
-        ("m.pth", safetensors({})),
-        ("m.TH", b"anything"),
-        ("m.pt", b""),
-    ],
-)
-def test_torch_checkpoints_are_not_there_yet(tmp_path: Path, name: str, content: bytes) -> None:
-    with pytest.raises(cnnrs.UnsupportedError, match="torch checkpoints cannot be read yet"):
-        cnnrs.load_weights(Tiny(), write(tmp_path, content, name))
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -285,8 +263,8 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
         r"'t': F16 \[\d+, 0\] must have less than 2\*\*60 elements",
     ),
     "too many tensors": (
-        encode({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}),
-        "at most 100000 tensors are read, got 100001",
+        encode({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_001)}),
+        "at most 20000 tensors are read, got 20001",
     ),
     "nine dimensions": (encode(entry(shape=[2] + [1] * 8), EIGHT), "at most 8 sizes"),
     "offsets reversed": (encode(entry(data_offsets=[8, 0]), EIGHT), r"data_offsets must be \[begin, end\]"),
@@ -337,10 +315,11 @@ except cnnrs.WeightsError as error:
 @pytest.mark.parametrize(
     ("count", "text", "most"),
     [
-        (10_000_000, "at most 2000000 commas, colons and brackets are read", 2 * 30_000_006),
-        (999_000, "'t': must have exactly dtype, shape and data_offsets", 256 << 20),
+        (10_000_000, "must be from 2 to 8388608 in a file of 30000018 bytes", 1 << 20),
+        (2_000_000, "at most 300000 commas, colons and brackets are read", 16 << 20),
+        (149_000, "'t': must have exactly dtype, shape and data_offsets", 32 << 20),
     ],
-    ids=["refused before it is parsed", "as many as are parsed"],
+    ids=["refused before it is read", "refused before it is parsed", "as many as are parsed"],
 )
 def test_a_header_that_expands(
     tmp_path: Path, count: int, text: str, most: int, run_python: Callable[..., Any]
@@ -350,7 +329,7 @@ def test_a_header_that_expands(
     assert result.returncode == 0, result.stderr
     size, grown, error = result.stdout.split(maxsplit=2)
     assert text in error
-    assert int(size) > 2_900_000
+    assert int(size) > 400_000
     assert int(grown) <= most
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "ShapeError",
     "UnsupportedError",
     "WeightsError",
+    "all_finite",
     "cached_ops",
     "clear_cache",
     "config",
@@ -40,6 +41,7 @@ __all__ = [
     "set_algorithm",
     "set_isa",
     "set_num_threads",
+    "to_float32",
 ]
 
 class ShapeError(ValueError):
@@ -81,6 +83,16 @@ class Parameter:
         Raises:
             ShapeError: the shape is another one.
             TypeError: the array is not float32.
+        """
+
+    def assign_floats(self, array: npt.NDArray[Any]) -> None:
+        """Copy native floats of 16 to 64 bits in, of any strides; uint16 holds the bits of bfloat16.
+
+        The array must not be a view of the storage.
+
+        Raises:
+            ShapeError: the shape is another one, or the storage holds integers.
+            TypeError: another dtype.
         """
 
 @final
@@ -191,6 +203,12 @@ class Program:
         parameters, as the system counts it: the next four and the constants), "arena_bytes", "scratch_bytes" (of the
         threads as they are set now), "output_bytes", "packed_bytes", "parameter_bytes", "flops", "isa".
         """
+
+def all_finite(array: npt.NDArray[Any]) -> bool:
+    """Tell whether all numbers are finite as float32; the array is one that `Parameter.assign_floats` takes."""
+
+def to_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return a new array in C order; the array is one that `Parameter.assign_floats` takes, not 0-d."""
 
 def eager(op: str, inputs: Sequence[npt.NDArray[Any]], attrs: dict[str, Any]) -> list[Any]:
     """Run one op on arrays through a cached one-node plan; 0-d outputs come back as Python floats."""

@@ -35,6 +35,10 @@ _SET = 240
 _ESCAPED = re.compile(rb"""(?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7])))*""")
 
 
+class NeedMoreError(Exception):
+    """The data end inside of the pickle, and the caller said that there may be more."""
+
+
 class Global(NamedTuple):
     """A function of the caller's table on the stack: good for REDUCE and NEWOBJ, or as an argument, and inert."""
 
@@ -108,6 +112,7 @@ def load_at(
     where: str = "pickle",
     encoding: str | None = "utf-8",
     most_memory: int = MOST_MEMORY,
+    partial: bool = False,
 ) -> tuple[Any, int]:
     """Read the pickle that begins at `start`; see `load`.
 
@@ -116,8 +121,10 @@ def load_at(
 
     Raises:
         error: as `load`; offsets count from the beginning of `data`.
+        NeedMoreError: with `partial`, the data end inside of the pickle.
     """
     machine = _Machine(data, start, table, persistent, error, where, encoding, most_memory)
+    machine.partial = partial
     return machine.run(), machine.position
 
 
@@ -150,6 +157,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.opcode = 0
         self.at = start
+        self.partial = False
 
     # Refusing.
 
@@ -167,12 +175,18 @@ class _Machine:
 
     # Bytes.
 
+    def ends(self) -> None:
+        """Ask for more data, if there may be more."""
+        if self.partial and self.end == len(self.data):
+            raise NeedMoreError
+
     def take(self, count: int) -> memoryview:
         """Return the next bytes."""
         left = self.end - self.position
         if count > left:
             if self.end < len(self.data):
                 self.refuse(f"at most {MOST_BYTES} bytes are read")
+            self.ends()
             self.refuse(f"{count} bytes wanted, {left} left")
         self.position += count
         return self.data[self.position - count : self.position]
@@ -186,6 +200,8 @@ class _Machine:
         piece = bytes(self.data[self.position : min(self.end, self.position + MOST_LINE)])
         length = piece.find(b"\n")
         if length < 0:
+            if len(piece) < MOST_LINE:
+                self.ends()
             self.refuse(f"no end of the line within {len(piece)} bytes")
         self.position += length + 1
         return piece[:length]
@@ -374,7 +390,7 @@ class _Machine:
         while True:
             self.at = self.position
             if self.position >= self.end:
-                self.opcode = 0
+                self.ends()
                 message = f"{self.where}: the pickle ends at offset {self.position} without STOP"
                 raise self.error(message)
             self.opcode = self.data[self.position]

@@ -4,6 +4,7 @@
 mod arrays;
 mod eager;
 mod errors;
+mod floats;
 mod graph;
 mod image;
 mod ops;
@@ -22,6 +23,8 @@ mod _core {
     use super::eager::{cached_ops, clear_cache, eager};
     #[pymodule_export]
     use super::errors::{DataError, ShapeError, UnsupportedError, WeightsError};
+    #[pymodule_export]
+    use super::floats::{all_finite, to_float32};
     #[pymodule_export]
     use super::graph::Graph;
     #[pymodule_export]

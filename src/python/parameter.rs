@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::arrays::{Input, owned_view};
 use super::errors::ShapeError;
+use super::floats::FloatArray;
 use super::program::Signals;
 use crate::storage::Stored;
 use crate::sync::{InsideRun, Waiting};
@@ -118,5 +119,20 @@ impl Parameter {
     /// Copies new content in and raises the version; waits for running calls.
     fn assign(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<()> {
         Self::copy_in(py, &self.stored, array)
+    }
+
+    /// Copies floats of any format and layout in; their memory is not the storage's own.
+    fn assign_floats(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        let floats = FloatArray::new(array)?;
+        let (view, stored) = (floats.view(), &self.stored);
+        let signals = Signals::default();
+        let result = py.detach(|| {
+            let give_up = || signals.raised();
+            let waiting = Waiting::here(&give_up);
+            let _inside = InsideRun::enter();
+            // SAFETY: the array is held for the whole call, and it is not a view of the storage by the caller's word.
+            unsafe { stored.assign_floats(&view, waiting) }
+        });
+        result.map_err(|error| signals.exception(error))
     }
 }
