@@ -403,6 +403,61 @@ def test_cache_that_cannot_be_written_is_found_before_the_download(
     assert server.asked == []
 
 
+# a network of the zoo
+
+
+def test_resnet18_from_its_address_to_its_predictions(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = models.resnet18()
+    source.save(tmp_path / "published")
+    content = (tmp_path / "published").read_bytes()
+    (known,) = models.list_weights("resnet18")
+    # The published file, a checkpoint of torch, has about the size of a file of the same numbers.
+    assert abs(len(content) - known.max_bytes) < 0.001 * known.max_bytes
+    server.replies[f"/models/{known.file}"] = file = File(content)
+    file.cuts = [len(content) // 2]
+    record = replace(
+        known,
+        urls=(f"{server.url}/models/{known.file}",),
+        min_bytes=len(content),
+        max_bytes=len(content),
+        sha256_prefix=hashlib.sha256(content).hexdigest()[:8],
+    )
+    monkeypatch.setattr(_manifest, "WEIGHTS", (record,))
+    model = models.get_model("resnet18", weights="IMAGENET1K_V1")
+    assert file.ranges == ["", f"bytes={len(content) // 2}-"]
+    assert listing(tmp_path / "cache" / "weights") == ["resnet18-f37072fd.pth"]
+    for name, array in source.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], array)
+
+    picture = np.random.default_rng(1).integers(0, 256, (240, 300, 3), np.uint8)
+    labels, probabilities = model.predict([picture], top=3)
+    expected = source(model.preprocessing(picture))
+    np.testing.assert_array_equal(labels[0], np.argsort(-expected[0], kind="stable")[:3])
+    assert probabilities.shape == (1, 3)
+    assert all(model.classes[label] in known.classes for label in labels[0])
+
+    other = models.resnet18(num_classes=5, weights="DEFAULT")
+    assert other(model.preprocessing(picture)).shape == (1, 5)
+    np.testing.assert_array_equal(other.state_dict()["conv1.weight"], source.state_dict()["conv1.weight"])
+    assert (other.classes, other.preprocessing) == ((), model.preprocessing)
+
+
+@pytest.mark.parametrize("name", ["alexnet_2012", "cifar_resnet20"])
+def test_networks_of_the_zoo_without_published_weights(name: str) -> None:
+    assert models.list_weights(name) == []
+    with pytest.raises(ValueError, match=f"^{name}: there are no published weights; weights must be None"):
+        models.get_model(name, weights="IMAGENET1K_V1")
+
+
+def test_shipped_weights_are_untouched(server: Server) -> None:
+    model = models.lenet5(weights="MNIST")
+    assert (model.preprocessing, model.classes) == (None, ())
+    with pytest.raises(ValueError, match=r'^lenet5: weights must be one of "MNIST", got'):
+        models.lenet5(weights="DEFAULT")
+
+
 # the command line
 
 
