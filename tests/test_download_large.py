@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -208,9 +209,10 @@ def test_changed_file_starts_again(server: Server, tmp_path: Path) -> None:
     assert file.ranges == [f"bytes={HALF}-"]
 
 
-def test_changed_file_is_noticed_by_its_tag(server: Server, tmp_path: Path) -> None:
-    """A server that does not know If-Range continues with another file."""
+def test_changed_file_is_noticed_by_its_tag(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    """A server that does not know If-Range continues with another file; the rest of it is not received."""
     leave(server, tmp_path, File(OTHER, {"ETag": '"other"'}))
+    waits.clear()
     file = File(CONTENT, {"ETag": '"new"'})
 
     def reply(handler: BaseHTTPRequestHandler) -> None:
@@ -220,6 +222,7 @@ def test_changed_file_is_noticed_by_its_tag(server: Server, tmp_path: Path) -> N
     store(server, tmp_path, reply)
     check_stored(tmp_path)
     assert file.ranges == [f"bytes={HALF}-", ""]
+    assert len(waits) == 1  # a failed attempt, not a wrong file
 
 
 def test_changed_file_is_noticed_by_its_hash(server: Server, tmp_path: Path) -> None:
@@ -607,7 +610,37 @@ def test_full_disk_is_unchanged_and_can_be_continued(
     assert file.ranges[1:] in ([f"bytes={size}-"], [])
 
 
+def test_file_is_synced_before_it_gets_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        store(server, tmp_path, File(CONTENT, {}))
+    assert listing(tmp_path / "cache") == ["net-12345678.pth.part"]
+
+
 # several at once
+
+
+def test_part_that_goes_between_opening_and_locking(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder gave it up at that moment; what is locked is no longer the file of this name."""
+    lock, calls = _part._lock, []
+
+    def late(file: BinaryIO) -> bool:
+        calls.append(file)
+        if len(calls) == 1:
+            (tmp_path / "cache" / "net-12345678.pth.part").unlink()
+        return lock(file)
+
+    monkeypatch.setattr(_part, "_lock", late)
+    store(server, tmp_path, File(CONTENT))
+    check_stored(tmp_path)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
