@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import import_module
 from pathlib import Path
 
@@ -22,58 +22,10 @@ from cnnrs import DataError, datasets
 from cnnrs._download import cache_folder, fetch
 from cnnrs.datasets.mnist import Part, Source
 from idx_files import compress, encode_idx
+from web_server import Server, failing, sending
 
 # `cnnrs.datasets.mnist` is the function
 mnist_module = import_module("cnnrs.datasets.mnist")
-
-Reply = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server:
-    """A web server on 127.0.0.1 that answers each path as it is told to, and remembers what was asked for."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, Reply] = {}
-        self.asked: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                reply = server.replies.get(self.path, failing(404))
-                reply(self)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
-
-
-def sending(content: bytes, declared: int | None = -1) -> Reply:
-    """Answer with `content`, announcing `declared` bytes (-1: the truth, None: nothing)."""
-
-    def reply(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        if declared is not None:
-            handler.send_header("Content-Length", str(len(content) if declared == -1 else declared))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return reply
-
-
-def failing(code: int) -> Reply:
-    """Answer with an error."""
-    return lambda handler: handler.send_error(code)
 
 
 @pytest.fixture

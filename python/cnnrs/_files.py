@@ -42,10 +42,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename == str(temporary):
             raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename durable where the system lets folders be synced."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

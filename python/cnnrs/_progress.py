@@ -1,4 +1,4 @@
-"""What `Trainer.fit` writes while it runs: a bar on a terminal, one plain line an epoch elsewhere.
+"""What `Trainer.fit` writes while it runs: a bar on a terminal, one plain line an epoch elsewhere; and downloads' bar.
 
 Everything goes to standard error, so that a program's own output stays clean.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-__all__ = ["Progress"]
+__all__ = ["DownloadProgress", "Progress"]
 
 _SECONDS_BETWEEN_DRAWS = 0.1
 _BAR_WIDTH = 24
@@ -78,6 +78,47 @@ class Progress:
             self._stream.write("\r" + line.ljust(self._width))
             self._stream.flush()
             self._width = len(line)
+
+
+class DownloadProgress:
+    """A bar for one download; a context manager. Off a terminal nothing is written.
+
+    Args:
+        title: What is downloaded.
+        total: The bytes that are expected.
+        verbose: False for silence.
+        stream: Where to write; None means standard error as it is now.
+    """
+
+    def __init__(self, title: str, total: int, verbose: bool | None = None, stream: TextIO | None = None) -> None:
+        target = sys.stderr if stream is None else stream
+        shown = verbose is not False and target is not None and target.isatty()  # pythonw has no standard error
+        self._stream = target if shown else None
+        self._title, self._total = title, total
+        self._next_draw = 0.0
+        self._width = 0
+
+    def __enter__(self) -> DownloadProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Redraw the bar after `done` bytes, at most ten times a second and at the end."""
+        self._total = total or self._total
+        now = time.perf_counter()
+        if self._stream is None or (now < self._next_draw and done < self._total):
+            return
+        self._next_draw = now + _SECONDS_BETWEEN_DRAWS
+        filled = min(done * _BAR_WIDTH // self._total, _BAR_WIDTH)
+        sizes = f"{done / 2**20:.1f}/{self._total / 2**20:.1f} MiB"
+        line = f"{self._title} [{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] {sizes}"
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = len(line)
 
 
 def _bar(done: int, steps: int | None) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnrs import __version__, _core
+from cnnrs import __version__, _core, models
 from cnnrs._download import cache_folder, is_offline
 from cnnrs.datasets.mnist import SOURCES, locate, search_folders
+from cnnrs.models._pretrained import search_folders as weights_folders
 
 VARIABLES = (
     "CNNRS_ISA",
@@ -68,7 +69,7 @@ def _memory() -> Iterator[Line]:
 
 
 def _data() -> Iterator[Line]:
-    """Where each data set is looked for and which of its files are there."""
+    """Where data sets and weights are looked for and which of their files are there."""
     yield "cache", cache_folder()
     yield "download", "forbidden by CNNRS_OFFLINE" if is_offline() else "allowed"
     yield "digits", "with scikit-learn" if find_spec("sklearn") else "not here (they come with scikit-learn)"
@@ -79,6 +80,9 @@ def _data() -> Iterator[Line]:
         looked = ", ".join(str(folder) for folder in folders)
         count = f"{len(found)} of {len(source.parts)} files"
         yield source.name, f"{count} in {where}" if found else f"{count}, looked in {looked}"
+    records, folders = models.list_weights(), weights_folders()
+    here = sum(any((folder / record.file).is_file() for folder in folders) for record in records)
+    yield "weights", f"{here} of {len(records)} files, looked in {', '.join(map(str, folders))}"
 
 
 def _variables() -> Iterator[Line]:

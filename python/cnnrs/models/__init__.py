@@ -1,6 +1,7 @@
 """The zoo: one function per network, with torchvision's parameter names."""
 
 from cnnrs.models._extract import FeatureExtractor, create_feature_extractor
+from cnnrs.models._manifest import PublishedWeights, list_weights
 from cnnrs.models._registry import get_model, list_models
 from cnnrs.models.alexnet import alexnet, alexnet_2012
 from cnnrs.models.cifar_resnet import cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56, cifar_resnet110
@@ -10,6 +11,7 @@ from cnnrs.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, 
 
 __all__ = [
     "FeatureExtractor",
+    "PublishedWeights",
     "alexnet",
     "alexnet_2012",
     "cifar_resnet20",
@@ -21,6 +23,7 @@ __all__ = [
     "get_model",
     "lenet5",
     "list_models",
+    "list_weights",
     "resnet18",
     "resnet34",
     "resnet50",
