@@ -34,6 +34,7 @@ __all__ = [
     "inject_panic",
     "isa_levels",
     "last_input_addresses",
+    "random_normal",
     "random_permutation",
     "random_uniform",
     "set_algorithm",
@@ -238,8 +239,11 @@ def config() -> dict[str, Any]:
 def clear_cache() -> None:
     """Drop cached one-op plans, unused arenas and packed weights."""
 
-def random_uniform(seed: int, stream: int, size: int) -> npt.NDArray[np.float32]:
-    """Return `size` floats in [0, 1) from Philox4x32-10 keyed by (seed, stream)."""
+def random_uniform(seed: int, stream: int, size: int, low: float = 0.0, width: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return `size` floats in [low, low + width) from Philox4x32-10 keyed by (seed, stream)."""
+
+def random_normal(seed: int, stream: int, size: int, mean: float = 0.0, std: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return `size` normal floats from Philox4x32-10 keyed by (seed, stream), by Box and Muller."""
 
 def random_permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
     """Return a permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream)."""

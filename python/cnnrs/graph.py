@@ -17,7 +17,7 @@ from cnnrs import _core
 from cnnrs._batch_size import BatchSize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -260,6 +260,14 @@ class Value:
         return f"Value(shape={self.shape}, dtype={self.dtype}, from {self._origin})"
 
 
+class _End(BaseException):
+    """Leaves the tracing of a block early; not an `Exception`, so that no forward takes it for an error."""
+
+    def __init__(self, reached: Callable[[], bool]) -> None:
+        super().__init__()
+        self.reached = reached
+
+
 class Trace:
     """Records what happens to symbolic values in one graph.
 
@@ -286,6 +294,7 @@ class Trace:
         self._adopted: list[Root] = []  # keeps the ids in the two tables valid
         self._parameters: dict[int, str] = {}
         self._watched: dict[int, list[Any]] = {}
+        self._ends: list[_End] = []
         self._batch_specific = False
         self._feed: list[npt.NDArray[Any] | None] = []
         self._key: tuple[int, Value] | None = None  # place in the feed, value
@@ -312,6 +321,22 @@ class Trace:
         """Take note of what a part returned, if it is watched."""
         if id(module) in self._watched:
             self._watched[id(module)].append(result)
+            for end in self._ends:
+                if end.reached():
+                    raise end
+
+    @contextmanager
+    def until(self, reached: Callable[[], bool]) -> Iterator[None]:
+        """End the block as soon as a watched part has returned and `reached` says so."""
+        end = _End(reached)
+        self._ends.append(end)
+        try:
+            yield
+        except _End as found:
+            if found is not end:
+                raise
+        finally:
+            self._ends.remove(end)
 
     def mark_batch_specific(self) -> None:
         """Say that the trace is good for its own batch size only."""

@@ -46,7 +46,13 @@ def current_seed() -> int:
     return _state[0]
 
 
-def uniform(size: int) -> npt.NDArray[np.float32]:
-    """Return `size` floats in [0, 1) from the next stream of the process-wide seed."""
+def uniform(size: int, low: float = 0.0, width: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return `size` floats in [low, low + width) from the next stream of the process-wide seed."""
     seed, streams = _state
-    return _core.random_uniform(seed, next(streams), size)
+    return _core.random_uniform(seed, next(streams), size, low, width)
+
+
+def normal(size: int, mean: float = 0.0, std: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return `size` normal floats from the next stream of the process-wide seed."""
+    seed, streams = _state
+    return _core.random_normal(seed, next(streams), size, mean, std)

@@ -5,8 +5,9 @@
 //! `i mod 4`.
 
 use super::Kernel;
+use super::draw::{DRAWS, Key, uniform as draw};
 use super::elementwise::{Chunks, load_first, store_first};
-use crate::random::{KEY_STEPS, MULTIPLIERS, ROUNDS, philox};
+use crate::random::philox;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
@@ -36,11 +37,6 @@ pub struct Dropout {
     chunks: Chunks,
 }
 
-/// Blocks that are drawn side by side.
-const BLOCKS: usize = 16;
-/// Draws made of them.
-const DRAWS: usize = 4 * BLOCKS;
-
 impl Dropout {
     /// Over `images` of `pixels` of `channels` numbers.
     pub fn new(isa: Isa, [images, pixels, channels]: [usize; 3], p: f32, unit: Unit, stream: u64) -> Self {
@@ -51,50 +47,6 @@ impl Dropout {
         };
         Self { isa, images, pixels, channels, p, unit, stream, chunks }
     }
-}
-
-/// Seed, and the words of the counter behind the first.
-type Key = ([u32; 2], [u32; 3]);
-
-/// Uniform numbers in [0, 1), on a grid of 2⁻²⁴, of units `4 · block ..`: [`philox`] with a block per lane.
-///
-/// # Safety
-/// The CPU has the level's features.
-#[inline(always)]
-unsafe fn draw<S: Simd>(block: usize, (seed, rest): Key) -> [f32; DRAWS] {
-    let first: [u32; BLOCKS] = std::array::from_fn(|i| (block + i) as u32);
-    let mut words = [[0.0f32; BLOCKS]; 4];
-    // SAFETY: every access lies within the arrays, of whole vectors; the rest is the caller's word.
-    unsafe {
-        let pattern = |word: u32| S::splat_i32(word as i32);
-        for i in (0..BLOCKS).step_by(S::LANES) {
-            let mut c = [S::load(first.as_ptr().add(i).cast()), pattern(rest[0]), pattern(rest[1]), pattern(rest[2])];
-            let mut key = seed;
-            for round in 0..ROUNDS {
-                if round > 0 {
-                    key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
-                }
-                let left = S::multiply(c[0], pattern(MULTIPLIERS[0]));
-                let right = S::multiply(c[2], pattern(MULTIPLIERS[1]));
-                c = [
-                    S::xor(S::xor(right.1, c[1]), pattern(key[0])),
-                    right.0,
-                    S::xor(S::xor(left.1, c[3]), pattern(key[1])),
-                    left.0,
-                ];
-            }
-            for (word, c) in words.iter_mut().zip(c) {
-                S::store(word.as_mut_ptr().add(i), S::fraction(c));
-            }
-        }
-    }
-    let mut draws = [0.0; DRAWS];
-    for i in 0..BLOCKS {
-        for j in 0..4 {
-            draws[4 * i + j] = words[j][i];
-        }
-    }
-    draws
 }
 
 /// `x · scale` where the draw is at least `p`.

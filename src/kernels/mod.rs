@@ -15,6 +15,7 @@ pub mod conv;
 pub mod copy;
 pub mod counter;
 pub mod cross_entropy;
+pub mod draw;
 pub mod dropout;
 pub mod elementwise;
 pub mod norm;

@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use super::settings::{
         config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, inject_panic, isa_levels,
-        random_permutation, random_uniform, set_algorithm, set_isa, set_num_threads,
+        random_normal, random_permutation, random_uniform, set_algorithm, set_isa, set_num_threads,
     };
     use pyo3::prelude::*;
 

@@ -1,5 +1,6 @@
 //! Settings, facts about the machine, and random numbers.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -9,8 +10,10 @@ use pyo3::types::PyDict;
 use super::arrays::output;
 use crate::arena::take_output;
 use crate::config::{self as setting, Algorithm};
+use crate::kernels::draw::{self, Law};
+use crate::parallel::{Member, region};
 use crate::program::OutputBuf;
-use crate::random::{self, Stream};
+use crate::random;
 use crate::simd::Isa;
 use crate::tensor::{DType, faults, volume};
 
@@ -108,11 +111,51 @@ fn filled<T: Copy>(
     output(py, OutputBuf { buffer, shape: [size].into(), dtype })
 }
 
-/// `size` floats in [0, 1) from Philox4x32-10 keyed by (seed, stream).
+/// `size` floats in [low, low + width) from Philox4x32-10 keyed by (seed, stream).
 #[pyfunction]
-pub fn random_uniform(py: Python<'_>, seed: u64, stream: u64, size: usize) -> PyResult<Bound<'_, PyAny>> {
-    let mut stream = Stream::new(seed, stream);
-    filled(py, size, DType::F32, |numbers: &mut [f32]| numbers.fill_with(|| stream.uniform()))
+#[pyo3(signature = (seed, stream, size, low=0.0, width=1.0))]
+pub fn random_uniform(
+    py: Python<'_>,
+    seed: u64,
+    stream: u64,
+    size: usize,
+    low: f32,
+    width: f32,
+) -> PyResult<Bound<'_, PyAny>> {
+    drawn(py, seed, stream, size, Law::Uniform { low, width })
+}
+
+/// `size` normal floats from Philox4x32-10 keyed by (seed, stream), by Box and Muller.
+#[pyfunction]
+#[pyo3(signature = (seed, stream, size, mean=0.0, std=1.0))]
+pub fn random_normal(
+    py: Python<'_>,
+    seed: u64,
+    stream: u64,
+    size: usize,
+    mean: f32,
+    std: f32,
+) -> PyResult<Bound<'_, PyAny>> {
+    drawn(py, seed, stream, size, Law::Normal { mean, std })
+}
+
+/// Elements that one member of a team draws in one go.
+const DRAWN_AT_ONCE: usize = 1 << 16;
+
+/// `size` floats of a stream, drawn on all threads; which thread draws an element does not matter to it.
+fn drawn(py: Python<'_>, seed: u64, stream: u64, size: usize, law: Law) -> PyResult<Bound<'_, PyAny>> {
+    let (isa, threads) = (setting::isa()?, setting::threads()?.0);
+    filled(py, size, DType::F32, |numbers: &mut [f32]| {
+        let threads = threads.min(size / DRAWN_AT_ONCE);
+        let pieces = Mutex::new(numbers.chunks_mut(DRAWN_AT_ONCE).enumerate());
+        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let body = |_: Member<'_>| {
+            while let Some((i, piece)) = next() {
+                draw::fill(isa, piece, i * DRAWN_AT_ONCE, seed, stream, law);
+            }
+        };
+        py.detach(|| region(threads, &body));
+    })
 }
 
 /// A permutation of range(size): Fisher-Yates on Philox4x32-10 keyed by (seed, stream).

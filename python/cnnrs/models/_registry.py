@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cnnrs import _args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cnnrs.nn.module import Module
 
@@ -32,12 +32,22 @@ def list_models() -> list[str]:
     return sorted(_MODELS)
 
 
-def get_model(name: str, **arguments: Any) -> Module:
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """Return the names that a user may have meant: those like the name, or all."""
+    from difflib import get_close_matches
+
+    known = sorted(names)
+    return get_close_matches(name[:100], known, n=5, cutoff=0.4) or known
+
+
+def get_model(name: str, num_classes: int | None = None, weights: str | None = None, **options: Any) -> Module:
     """Make a model by name.
 
     Args:
         name: One of `list_models()`.
-        **arguments: Go to the model's function.
+        num_classes: Number of outputs; None for the model's own, 1000 or 10.
+        weights: Tag of published weights, or None for random parameters.
+        **options: Go to the model's function.
 
     Raises:
         ValueError: unknown name; the text shows near ones.
@@ -52,9 +62,8 @@ def get_model(name: str, **arguments: Any) -> Module:
         message = f"get_model: name must be a str, got {_args.show(name)}"
         raise TypeError(message)
     if name not in _MODELS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name[:100], _MODELS, cutoff=0.4) or list_models()
-        message = f"get_model: there is no model {_args.show(name)}; near names: {', '.join(near)}"
+        message = f"get_model: there is no model {_args.show(name)}; near names: {', '.join(near(name, _MODELS))}"
         raise ValueError(message)
-    return _MODELS[name](**arguments)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    return _MODELS[name](weights=weights, **options)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from cnnrs import _args, nn
 from cnnrs._core import WeightsError
+from cnnrs.models import _pretrained
+from cnnrs.models._base import ImageClassifier
 from cnnrs.models._registry import register
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -14,28 +15,30 @@ POOLS: dict[str, type[nn.AvgPool2d | nn.MaxPool2d]] = {"avg": nn.AvgPool2d, "max
 WEIGHTS = {"MNIST": "lenet5_mnist.safetensors"}
 
 
-class LeNet5(nn.Module):
+class LeNet5(ImageClassifier):
     """LeNet-5 on images (N, 28, 28, 1); see `lenet5`."""
 
+    classifier_names = ("classifier.5",)
     input_mean = (0.1307,)
     input_std = (0.3081,)
 
     def __init__(self, num_classes: int = 10, activation: str = "tanh", pool: str = "avg") -> None:
         """Draw the parameters."""
-        super().__init__()
-        num_classes = _args.whole(num_classes, "num_classes", "lenet5")
+        super().__init__("lenet5", num_classes)
         act = ACTIVATIONS[_choice(activation, "activation", ACTIVATIONS)]
         down = POOLS[_choice(pool, "pool", POOLS)]
         self.features = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2), act(), down(2), nn.Conv2d(6, 16, 5), act(), down(2)
         )
         self.classifier = nn.Sequential(
-            nn.Flatten(order="chw"), nn.Linear(400, 120), act(), nn.Linear(120, 84), act(), nn.Linear(84, num_classes)
+            nn.Flatten(order="chw"), nn.Linear(400, 120), act(), nn.Linear(120, 84), act(), self._classifier(84)
         )
 
-    def forward(self, x: Any) -> Any:
-        """Record the network; the output is (N, num_classes)."""
-        return self.classifier(self.features(x))
+    def _features(self, x: Any) -> Any:
+        return self.features(x)
+
+    def _head(self, x: Any) -> Any:
+        return self.classifier(x)
 
 
 @register
@@ -63,16 +66,13 @@ def lenet5(num_classes: int = 10, activation: str = "tanh", pool: str = "avg", w
     if weights is not None:
         _choice(weights, "weights", WEIGHTS)
     model = LeNet5(num_classes, activation, pool)
-    if weights is not None:
-        from cnnrs.weights import load_weights
-
-        if (num_classes, activation, pool) != (10, "tanh", "avg"):
-            message = (
-                f'lenet5: weights "{weights}" fit num_classes=10, activation="tanh", pool="avg", got '
-                f'num_classes={num_classes}, activation="{activation}", pool="{pool}"'
-            )
-            raise WeightsError(message)
-        load_weights(model, Path(__file__).with_name(WEIGHTS[weights]))
+    if weights is not None and (num_classes, activation, pool) != (10, "tanh", "avg"):
+        message = (
+            f'lenet5: weights "{weights}" fit num_classes=10, activation="tanh", pool="avg", got '
+            f'num_classes={num_classes}, activation="{activation}", pool="{pool}"'
+        )
+        raise WeightsError(message)
+    _pretrained.apply(model, "lenet5", weights)
     return model
 
 

@@ -65,14 +65,20 @@ class Capture:
         _open.captures[:] = [capture for capture in _open.captures if capture is not self]
 
 
-def resolve(module: Module, patterns: Sequence[Any]) -> list[str]:
+def resolve(module: Module, patterns: Sequence[Any], op: str = "", shell: bool = True) -> list[str]:
     """Return the names of the parts that patterns fit, in the order of the patterns and each once.
+
+    Args:
+        module: The module.
+        patterns: Dotted names or shell patterns.
+        op: Stands before the error text.
+        shell: Whether shell patterns are taken, beside names.
 
     Raises:
         ValueError: a pattern fits no part; the text shows near names.
         TypeError: a pattern is not a str.
     """
-    op = f"{type(module).__name__}.capture"
+    op = op or f"{type(module).__name__}.capture"
     if not patterns:
         message = f"{op}: expected the name of at least one part, got none"
         raise ValueError(message)
@@ -82,7 +88,9 @@ def resolve(module: Module, patterns: Sequence[Any]) -> list[str]:
         if not isinstance(pattern, str):
             message = f"{op}: the name of a part must be a str, got {_args.show(pattern)}"
             raise TypeError(message)
-        fitting = [pattern] if pattern in names else [name for name in names if name and fnmatchcase(name, pattern)]
+        fitting = [pattern] if pattern in names else []
+        if shell and not fitting:
+            fitting = [name for name in names if name and fnmatchcase(name, pattern)]
         if not fitting:
             near = difflib.get_close_matches(pattern, names, n=5) or names[1:6]
             hint = f"; near names: {', '.join(map(repr, near))}" if near else ""

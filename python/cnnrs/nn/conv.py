@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from cnnrs import _args, functional
@@ -30,12 +31,12 @@ class _Conv(Module):
             )
             raise ValueError(message)
 
-    def _draw(self, shape: tuple[int, ...], bias: bool) -> None:
-        """Make the parameters, uniform on +-1 / sqrt(fan_in)."""
-        self.weight = Parameter(init.kaiming_uniform(shape, a=math.sqrt(5)))
-        bound = 1 / math.sqrt(init.fans(shape)[0])
+    def _draw(self, shape: tuple[int, ...], bias: bool, weight_init: Callable[[Any], init.Array] | None = None) -> None:
+        """Make the parameters: what `weight_init` returns and zeros, or all uniform on +-1 / sqrt(fan_in)."""
+        self.weight = Parameter(init.drawn(shape, weight_init, type(self).__name__))
+        bound = 0.0 if weight_init is not None else 1 / math.sqrt(init.fans(shape)[0])
         with_bias = _args.flag(bias, "bias", type(self).__name__)
-        self.bias = Parameter(init.uniform((self.out_channels,), -bound, bound)) if with_bias else None
+        self.bias = Parameter(init.bias((self.out_channels,), bound)) if with_bias else None
 
     def extra_repr(self) -> str:
         """Return the arguments that matter."""
@@ -69,6 +70,8 @@ class Conv2d(_Conv):
         dilation: Pixels between two taps, an int or (h, w).
         groups: Number of independent parts of the channels.
         bias: Whether a number is added per output channel.
+        weight_init: A function such as `nn.init.kaiming_normal` that makes the first weights of their shape; the
+            biases then start at zero.
 
     Raises:
         ValueError: a number is out of range, or `groups` does not divide the channels.
@@ -91,6 +94,8 @@ class Conv2d(_Conv):
         dilation: functional.Size = 1,
         groups: int = 1,
         bias: bool = True,
+        *,
+        weight_init: Callable[[Any], init.Array] | None = None,
     ) -> None:
         """Draw the parameters."""
         super().__init__(in_channels, out_channels, groups)
@@ -99,7 +104,7 @@ class Conv2d(_Conv):
         self.stride = _args.pair(stride, "stride", op)
         self.padding = _args.padding(padding, op)
         self.dilation = _args.pair(dilation, "dilation", op)
-        self._draw((*self.kernel_size, self.in_channels // self.groups, self.out_channels), bias)
+        self._draw((*self.kernel_size, self.in_channels // self.groups, self.out_channels), bias, weight_init)
 
     def forward(self, x: Any) -> Any:
         """Record the convolution."""

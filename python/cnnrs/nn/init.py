@@ -8,11 +8,14 @@ fan_in = in and fan_out = out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _args, random
+from cnnrs._core import ShapeError
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -59,8 +62,31 @@ def uniform(shape: Shape, low: float = 0.0, high: float = 1.0) -> Array:
     if low > high:
         message = f"uniform: low must be at most high, got low {low} and high {high}"
         raise ValueError(message)
-    numbers = random.uniform(math.prod(shape)).reshape(shape)
-    return numbers * np.float32(high - low) + np.float32(low)
+    return random.uniform(math.prod(shape), low, high - low).reshape(shape)
+
+
+def normal(shape: Shape, mean: float = 0.0, std: float = 1.0) -> Array:
+    """Draw from the normal distribution.
+
+    Args:
+        shape: Shape of the array.
+        mean: Its mean.
+        std: Its standard deviation, >= 0.
+
+    Raises:
+        ValueError: a number that is not finite, or `std` below zero.
+
+    Examples:
+        >>> from cnnrs.nn import init
+        >>> init.normal((3, 4), std=0.01).shape
+        (3, 4)
+    """
+    shape = _checked(shape, "normal")
+    mean, std = _finite(mean, "mean", "normal"), _finite(std, "std", "normal")
+    if std < 0.0:
+        message = f"normal: std must be at least 0, got {std}"
+        raise ValueError(message)
+    return random.normal(math.prod(shape), mean, std).reshape(shape)
 
 
 def kaiming_uniform(shape: Shape, a: float = 0.0) -> Array:
@@ -76,6 +102,24 @@ def kaiming_uniform(shape: Shape, a: float = 0.0) -> Array:
     fan_in, _ = fans(shape, "kaiming_uniform")
     bound = math.sqrt(6.0 / ((1.0 + _finite(a, "a", "kaiming_uniform") ** 2) * fan_in))
     return uniform(shape, -bound, bound)
+
+
+def kaiming_normal(shape: Shape, a: float = 0.0, mode: str = "fan_in") -> Array:
+    """Draw from N(0, std^2) with std = sqrt(2 / ((1 + a^2) * fan)) (He et al., 2015).
+
+    Args:
+        shape: Shape of a weight, (in, out), (kernel, in // groups, out) or (kernel_h, kernel_w, in // groups, out).
+        a: Slope of the following leaky ReLU on negative numbers.
+        mode: The fan that counts: "fan_in" keeps the size of activations, "fan_out" that of their gradients.
+
+    Raises:
+        ValueError: a shape without fans, or another mode.
+    """
+    if mode not in ("fan_in", "fan_out"):
+        message = f'kaiming_normal: mode must be one of "fan_in", "fan_out", got {_args.show(mode)}'
+        raise ValueError(message)
+    fan = fans(shape, "kaiming_normal")[mode == "fan_out"]
+    return normal(shape, 0.0, math.sqrt(2.0 / ((1.0 + _finite(a, "a", "kaiming_normal") ** 2) * fan)))
 
 
 def xavier_uniform(shape: Shape, gain: float = 1.0) -> Array:
@@ -111,6 +155,40 @@ def fans(shape: Shape, op: str = "fans") -> tuple[int, int]:
         raise ValueError(message)
     taps = math.prod(shape[:-2])
     return taps * shape[-2], taps * shape[-1]
+
+
+def drawn(shape: Shape, weight_init: Callable[[Any], Array] | None, op: str) -> Array:
+    """Return the first weights of a layer: what the function returns, or torch's default.
+
+    Args:
+        shape: Shape of the weights.
+        weight_init: The function, or None.
+        op: Stands before the error text.
+
+    Raises:
+        TypeError: not a function, or one that does not return a float32 array.
+        ShapeError: it returns an array of another shape.
+    """
+    if weight_init is None:
+        return kaiming_uniform(shape, a=math.sqrt(5))
+    if not callable(weight_init):
+        message = f"{op}: weight_init must be a function of a shape, got {_args.show(weight_init)}"
+        raise TypeError(message)
+    array: Array = _args.check_array(weight_init(shape), op, "the result of weight_init")
+    if array.shape != shape:
+        message = f"{op}: weight_init must return an array of shape {shape}, got {array.shape}"
+        raise ShapeError(message)
+    return array
+
+
+def bias(shape: Shape, bound: float) -> Array:
+    """Return the first biases of a layer, uniform on +-bound; nothing is drawn for a bound of zero.
+
+    Args:
+        shape: Shape of the biases.
+        bound: >= 0.
+    """
+    return uniform(shape, -bound, bound) if bound else zeros(shape)
 
 
 def _checked(shape: object, op: str) -> Shape:

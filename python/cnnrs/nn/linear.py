@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from cnnrs import _args, functional
@@ -21,6 +22,8 @@ class Linear(Module):
         in_features: Features of the input.
         out_features: Features of the output.
         bias: Whether a number is added per output.
+        weight_init: A function such as `nn.init.kaiming_normal` that makes the first weights of their shape; the
+            biases then start at zero.
 
     Raises:
         ValueError: a number is out of range.
@@ -32,15 +35,22 @@ class Linear(Module):
         (5, 2)
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_init: Callable[[Any], init.Array] | None = None,
+    ) -> None:
         """Draw the parameters."""
         super().__init__()
         self.in_features = _args.whole(in_features, "in_features", "Linear")
         self.out_features = _args.whole(out_features, "out_features", "Linear")
-        self.weight = Parameter(init.kaiming_uniform((self.in_features, self.out_features), a=math.sqrt(5)))
-        bound = 1 / math.sqrt(self.in_features)
+        self.weight = Parameter(init.drawn((self.in_features, self.out_features), weight_init, "Linear"))
+        bound = 0.0 if weight_init is not None else 1 / math.sqrt(self.in_features)
         with_bias = _args.flag(bias, "bias", "Linear")
-        self.bias = Parameter(init.uniform((self.out_features,), -bound, bound)) if with_bias else None
+        self.bias = Parameter(init.bias((self.out_features,), bound)) if with_bias else None
 
     def forward(self, x: Any) -> Any:
         """Record the product."""

@@ -6,6 +6,10 @@ use crate::simd::{Isa, Simd};
 /// Most result pixels of a tile.
 pub const MAX_ROWS: usize = 12;
 
+/// Products that an accumulator takes before its sum is put aside. The error of a sum grows with the number of its
+/// terms, that of a sum of sums with the number of each.
+const RUN: usize = 256;
+
 /// Result pixels of a full tile, so that accumulators, operands and pointers stay in registers.
 pub fn tile_rows(isa: Isa, vectors: usize) -> usize {
     match (isa, vectors) {
@@ -56,6 +60,8 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
     // SAFETY: the caller's word.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
+        let mut spilled = Spilled::<MR, NV>::new();
+        let (mut left, mut any_aside) = (RUN, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
         for segment in tile.segments.0..tile.segments.1 {
             let table = tile.table.wrapping_add(segment * tile.table_pitch);
@@ -64,24 +70,41 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
             for i in 0..MR {
                 rows[i] = (*table.add(i)).wrapping_offset(delta);
             }
-            for k in 0..tile.len {
-                let mut b = [S::splat(0.0); NV];
-                for v in 0..NV {
-                    b[v] = S::load(weights.wrapping_add(v * S::LANES));
-                }
-                for i in 0..MR {
-                    let a = S::splat(rows[i].wrapping_add(k).read());
+            let mut done = 0;
+            while done < tile.len {
+                let end = tile.len.min(done + left);
+                for k in done..end {
+                    let mut b = [S::splat(0.0); NV];
                     for v in 0..NV {
-                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
+                        b[v] = S::load(weights.wrapping_add(v * S::LANES));
                     }
+                    for i in 0..MR {
+                        let a = S::splat(rows[i].wrapping_add(k).read());
+                        for v in 0..NV {
+                            sums[i][v] = S::fma(a, b[v], sums[i][v]);
+                        }
+                    }
+                    weights = weights.wrapping_add(tile.pitch);
                 }
-                weights = weights.wrapping_add(tile.pitch);
+                left -= end - done;
+                done = end;
+                if left == 0 {
+                    left = RUN;
+                    for i in 0..MR {
+                        for v in 0..NV {
+                            let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
+                            S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
+                            sums[i][v] = S::splat(0.0);
+                        }
+                    }
+                    any_aside = true;
+                }
             }
         }
-        let mut spilled = Spilled::<MR, NV>::new();
         for i in 0..MR {
             for v in 0..NV {
-                S::store(spilled.at(i, v), sums[i][v]);
+                let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
+                S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
             }
         }
         let mut nan = S::is_nan(S::splat(0.0));
@@ -104,7 +127,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
     }
 }
 
-/// Where accumulators go after the last product. A place of its own, written once: were the loops of the epilogue to
+/// Where accumulators go after a run of products and after the last one. A place of its own: were the loops of the epilogue to
 /// index the accumulators themselves, the compiler would keep those in memory all along.
 #[repr(align(64))]
 struct Spilled<const MR: usize, const NV: usize>([[[f32; 16]; NV]; MR]);
