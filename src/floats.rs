@@ -280,7 +280,8 @@ mod tests {
                 for b in 0..shape[1] {
                     for c in 0..shape[2] {
                         for d in 0..shape[3] {
-                            let place = [a, b, c, d].iter().zip(order).map(|(at, axis)| at * strides[axis]).sum();
+                            let place: usize =
+                                [a, b, c, d].iter().zip(order).map(|(at, axis)| at * strides[axis]).sum();
                             expected.push(numbers[place]);
                         }
                     }

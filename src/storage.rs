@@ -98,9 +98,12 @@ impl Stored {
     /// # Safety
     /// All elements of `source` are readable, none of them is this tensor's, and nobody writes them meanwhile.
     pub unsafe fn assign_floats(&self, source: &Floats<'_>, waiting: Waiting<'_>) -> Result<()> {
-        if self.dtype != DType::F32 || source.shape != self.shape {
+        if self.dtype != DType::F32 {
+            return Err(Error::Type(format!("array expects {}, received floats", self.dtype.name())));
+        }
+        if source.shape != self.shape {
             let (expected, received) = (shape_text(&self.shape), shape_text(source.shape));
-            return Err(Error::Shape(format!("expects {} {expected}, received {received}", self.dtype.name())));
+            return Err(Error::Shape(format!("array expects shape {expected}, received {received}")));
         }
         let _held = self.lock(Access::Write, waiting)?;
         // SAFETY: the caller's word; the shapes are equal, and the lock keeps others away.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cnnrs
-from cnnrs import nn
+from cnnrs import models, nn
 from cnnrs.weights import read_tensors
 
 FOLDER = Path(__file__).parent / "data" / "checkpoints"
@@ -213,8 +213,6 @@ def test_published_checkpoints_are_read(name: str, count: int) -> None:
     assert len(state) == count
     assert all(np.isfinite(array).all() for array in state.values())
     assert state["module.conv1.weight"].shape == (3, 3, 3, 16)
-    models: Any = cnnrs.models
-    if not hasattr(models, "cifar_resnet20"):
-        return
-    model = getattr(models, f"cifar_{name[:8]}")()
-    assert cnnrs.load_weights(model, Path(folder) / name) == ([], [])
+    report = cnnrs.load_weights(models.get_model(f"cifar_{name[:8]}"), Path(folder) / name)
+    assert report == ([], [])
+    assert str(report) == f"{count} tensors loaded"

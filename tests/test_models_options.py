@@ -211,7 +211,7 @@ def test_alexnet_2012_pads_224_to_227() -> None:
     layers = dict(model.named_modules())
     assert [layers[f"features.{place}"].groups for place in (0, 4, 8, 10, 12)] == [1, 2, 1, 2, 2]
     lrn: Any = layers["features.2"]
-    assert (lrn.size, lrn.alpha, lrn.beta, lrn.k) == (5, 5e-4, 0.75, 2.0)
+    assert (lrn.size, lrn.alpha, lrn.beta, lrn.k) == (5, np.float32(5e-4), 0.75, 2.0)
     with pytest.raises(cnnrs.ShapeError, match=r"classifier\.0"):
         model(real(1, 128, 128, 3))
 
@@ -485,7 +485,7 @@ def test_wrong_parts() -> None:
         make(Skips(), ["used", "unused"])(real(1, 2, 2, 1))
     assert (make(Skips(), ["used"])(-np.ones((1, 2, 2, 1), np.float32))["used"] == 0).all()
     with pytest.raises(TypeError, match="must return logits"):
-        Trainer(make(model, ["layer4"]), optim.SGD(0.1)).step(real(1, 32, 32, 3), np.array([0]))
+        Trainer(make(model, ["layer4"]), optim.SGD(0.1)).step(real(2, 64, 64, 3), np.array([0, 1]))
 
 
 # First weights of layers.

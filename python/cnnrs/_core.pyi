@@ -91,8 +91,8 @@ class Parameter:
         The array must not be a view of the storage.
 
         Raises:
-            ShapeError: the shape is another one, or the storage holds integers.
-            TypeError: another dtype.
+            ShapeError: the shape is another one.
+            TypeError: another dtype, or the storage holds integers.
         """
 
 @final

@@ -93,7 +93,7 @@ def summarize(model: Module, input_shape: Sequence[int], batch_size: int = 1) ->
         own[layer] = own.get(layer, 0) + parameter.size
     sizes = [(parameter.size, parameter.trainable) for parameter in model.parameters()]
     with Trace(root=model) as trace:
-        y = model(trace.input((batch, *sample), "float32", "x"))
+        y = model.trace_logits(trace.input((batch, *sample), "float32", "x"))
         outputs = [value.id for value in output_values(model, y)]
         rows = []
         for layer, op, inputs, results in trace.graph.nodes():
@@ -129,7 +129,7 @@ def _training_bytes(model: Module, sample: tuple[int, ...], batch: int) -> int |
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.trainable]
     with Trace(root=model, training=True) as trace:
         try:
-            logits = model(trace.input((batch, *sample), "float32", "x"))
+            logits = model.trace_logits(trace.input((batch, *sample), "float32", "x"))
         except ShapeError:
             raise
         except ValueError:  # a batch that training refuses: one value per channel
@@ -155,7 +155,7 @@ def explain_call(model: Module, batch_shape: Sequence[int]) -> str:
     """Describe what a call runs; see `Module.explain`."""
     batch, *sample = _shape(batch_shape, "batch_shape", "explain")
     with Trace(root=model) as trace:
-        y = model(trace.input((batch, *sample), "float32", "x"))
+        y = model.trace_logits(trace.input((batch, *sample), "float32", "x"))
     outputs = [value.id for value in output_values(model, y)]
     plan = _core.Program(trace.graph, outputs, type(model).__name__).plan(batch)
     lines: list[tuple[str, ...]] = [("step", "layer", "op", "shape", "kernel", "bytes", "refused")]

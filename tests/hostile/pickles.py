@@ -196,4 +196,7 @@ def cases() -> dict[str, Case]:
 
 
 def _both(title: str, make: Callable[[], bytes], refusal: str) -> dict[str, Case]:
-    return {f"{kind}: {title}": Case(build, refusal) for kind, build in of_pickle(make).items()}
+    kinds = of_pickle(make)
+    if "million" in title:  # these take their time
+        del kinds["stream"]
+    return {f"{kind}: {title}": Case(build, refusal) for kind, build in kinds.items()}

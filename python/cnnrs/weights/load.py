@@ -53,10 +53,10 @@ class LoadReport(_Names):
         return report
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Say it in a line, counters of batches left out."""
         parts = [f"{len(self.loaded)} tensors loaded"]
-        for title in ("kept", "missing", "unexpected"):
-            names = getattr(self, title)
+        kept = [name for name in self.kept if not name.endswith(_COUNTER)]
+        for title, names in (("kept", kept), ("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
                 parts.append(f"{title} {listed(names)}")
         return "; ".join(parts)
