@@ -1,7 +1,7 @@
 //! Forward and data gradient: walks over result pixels and runs tiles.
 
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{MAX_ROWS, Tile, tile, tile_rows};
+use super::micro::{MAX_ROWS, RUN, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
@@ -236,6 +236,7 @@ impl PanelCall<'_> {
             channels,
             bias: self.bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(channel)),
             relu: self.relu,
+            run: RUN,
         };
         // SAFETY: the caller's word.
         unsafe {

@@ -8,7 +8,7 @@ pub const MAX_ROWS: usize = 12;
 
 /// Products that an accumulator takes before its sum is put aside. The error of a sum grows with the number of its
 /// terms, that of a sum of sums with the number of each.
-const RUN: usize = 256;
+pub const RUN: usize = 256;
 
 /// Result pixels of a full tile, so that accumulators, operands and pointers stay in registers.
 pub fn tile_rows(isa: Isa, vectors: usize) -> usize {
@@ -47,6 +47,8 @@ pub struct Tile {
     pub bias: *const f32,
     /// Whether to finish with max(x, 0).
     pub relu: bool,
+    /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
+    pub run: usize,
 }
 
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
@@ -61,7 +63,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut spilled = Spilled::<MR, NV>::new();
-        let (mut left, mut any_aside) = (RUN, false);
+        let (mut left, mut any_aside) = (tile.run, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
         for segment in tile.segments.0..tile.segments.1 {
             let table = tile.table.wrapping_add(segment * tile.table_pitch);
@@ -89,7 +91,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
                 left -= end - done;
                 done = end;
                 if left == 0 {
-                    left = RUN;
+                    left = tile.run;
                     for i in 0..MR {
                         for v in 0..NV {
                             let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };

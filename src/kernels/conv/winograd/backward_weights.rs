@@ -6,7 +6,7 @@
 
 use super::source::{Positions, transform_gradient, transform_source};
 use super::transform::{IN, POSITIONS, WeightsTransposed, square};
-use super::{Geometry, Task, share};
+use super::{Geometry, RUN, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::micro::{GradTile, grad_tile, tile_rows};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -192,21 +192,23 @@ impl BackwardWeights {
             let parts = channels.len().div_ceil(mr);
             for first in (0..self.task.dc).step_by(nr) {
                 let count = nr.min(self.task.dc - first);
-                for part in 0..parts {
-                    let rows = share(part, parts, channels.len());
-                    let channel = channels.start + rows.start;
-                    let product = GradTile {
-                        table,
-                        offset: channel as isize,
-                        pixels: tiles,
-                        diff: gradient.wrapping_add(first),
-                        diff_pitch: self.gradient.pitch,
-                        result: sums.wrapping_add(channel * self.pitch + first),
-                        pitch: self.pitch,
-                        channels: count,
-                        add: chunk > 0,
-                    };
-                    grad_tile(isa, rows.len(), count.div_ceil(isa.lanes()), &product);
+                for run in (0..tiles).step_by(RUN) {
+                    for part in 0..parts {
+                        let rows = share(part, parts, channels.len());
+                        let channel = channels.start + rows.start;
+                        let product = GradTile {
+                            table: table.wrapping_add(run),
+                            offset: channel as isize,
+                            pixels: RUN.min(tiles - run),
+                            diff: gradient.wrapping_add(run * self.gradient.pitch + first),
+                            diff_pitch: self.gradient.pitch,
+                            result: sums.wrapping_add(channel * self.pitch + first),
+                            pitch: self.pitch,
+                            channels: count,
+                            add: chunk > 0 || run > 0,
+                        };
+                        grad_tile(isa, rows.len(), count.div_ceil(isa.lanes()), &product);
+                    }
                 }
             }
         }

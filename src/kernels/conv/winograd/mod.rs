@@ -25,6 +25,9 @@ use transform::OUT;
 
 /// Fewer channels on either side than this do not pay for the transforms.
 const CHANNELS: usize = 32;
+/// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
+/// transforms add.
+const RUN: usize = 32;
 /// Fewer tiles than this leave the products without rows.
 const TILES: usize = 16;
 

@@ -3,7 +3,7 @@
 use super::pack::Panels;
 use super::source::{Positions, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
-use super::{Geometry, Task, share};
+use super::{Geometry, RUN, Task, share};
 use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
@@ -142,6 +142,7 @@ impl Kernel for Product {
                             channels: self.panels.nr,
                             bias: std::ptr::null(),
                             relu: false,
+                            run: RUN,
                         };
                         tile(isa, rows.len(), 2, &product);
                     }
