@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import cnnrs
-from cnnrs import _core
+from cnnrs import _core, datasets
 from tolerance import assert_same_bits
 
 ISA_LEVELS = ("portable", "avx2", "avx512")
@@ -73,6 +74,16 @@ def assert_deterministic(restore_threads: None) -> Callable[[Callable[[], Any]],
                 assert_same_bits(function(), expected, f"{count} threads, run {run}")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def cifar10_pictures() -> tuple[datasets.Dataset, datasets.Dataset]:
+    """CIFAR-10 from the JPEG images in `$CNNRS_DATA`, decoded once for all tests."""
+    root = os.environ.get("CNNRS_DATA")
+    if not root or not Path(root, "cifar10-images.tar.xz").is_file():
+        pytest.skip("CNNRS_DATA names no folder with cifar10-images.tar.xz")
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    return datasets.cifar10(root, download=False)
 
 
 @pytest.fixture

@@ -372,22 +372,20 @@ def test_bad_archives_of_pictures(pictures: dict[str, bytes], tmp_path: Path) ->
         datasets.cifar10(tmp_path)
 
 
-def test_real_pictures() -> None:
-    root = os.environ.get("CNNRS_DATA")
-    if not root or not Path(root, "cifar10-images.tar.xz").is_file():
-        pytest.skip("CNNRS_DATA names no folder with cifar10-images.tar.xz")
-    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-    train, test = datasets.cifar10(root, download=False)
+def test_real_pictures(cifar10_pictures: tuple[datasets.Dataset, datasets.Dataset]) -> None:
+    from PIL import Image
+
+    train, test = cifar10_pictures
     assert train.images.shape == (50000, 32, 32, 3)
     assert test.images.shape == (10000, 32, 32, 3)
     assert np.bincount(train.labels).tolist() == [5000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
-    with tarfile.open(Path(root, "cifar10-images.tar.xz")) as tar:  # the first ones in the archive
+    with tarfile.open(Path(os.environ["CNNRS_DATA"], "cifar10-images.tar.xz")) as tar:  # the first ones in the archive
         for _ in range(40):
             member = tar.next()
             if member is not None and member.isfile():
                 half, name, file = member.name.split("/")
                 place = cifar.CLASSES.index(name) * 5000 + int(file[:4])
                 assert half == "train"
-                with image.open(tar.extractfile(member)) as picture:
+                with Image.open(tar.extractfile(member)) as picture:
                     np.testing.assert_array_equal(train.images[place], np.asarray(picture.convert("RGB")))
