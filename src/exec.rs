@@ -18,6 +18,7 @@ use crate::guards;
 use crate::kernels::Kernel;
 use crate::parallel::{Member, region};
 use crate::plan::{Place, Plan};
+use crate::profile::Clock;
 use crate::simd::float_mode::FlushDenormals;
 use crate::sync::fork;
 use crate::tensor::{Args, GUARD, Slot};
@@ -111,6 +112,7 @@ pub unsafe fn run(
     let overrun = AtomicUsize::new(usize::MAX);
     let not_finite = AtomicUsize::new(usize::MAX);
     let fault = faults::panic_at();
+    let clock = Clock::start(plan);
     let process = fork::generation();
     let caller = std::thread::current().id();
     let body = |member: Member<'_>| {
@@ -180,9 +182,15 @@ pub unsafe fn run(
             if stop.load(Ordering::SeqCst) <= index {
                 return;
             }
+            if let Some(clock) = clock.as_ref().filter(|_| member.rank == 0) {
+                clock.mark(index);
+            }
         }
     };
     region(threads, &body);
+    if let Some(clock) = clock {
+        clock.keep(plan, threads);
+    }
     let bug = |index: usize, what: &str| {
         let step = &plan.steps[index];
         let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);

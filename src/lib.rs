@@ -30,6 +30,7 @@ pub mod passes;
 pub mod peak;
 pub mod plan;
 pub mod plan_cache;
+pub mod profile;
 pub mod program;
 #[cfg(feature = "python")]
 mod python;

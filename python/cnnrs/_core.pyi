@@ -41,6 +41,8 @@ __all__ = [
     "set_algorithm",
     "set_isa",
     "set_num_threads",
+    "start_profile",
+    "stop_profile",
     "to_float32",
 ]
 
@@ -281,3 +283,9 @@ def inject_panic(step: int, rank: int = 0) -> None:
 
 def fma_peak(threads: int, seconds: float) -> float:
     """Measure the register-only FMA rate in GFLOP/s (benches)."""
+
+def start_profile() -> None:
+    """Begin to record the runs of this thread; what was recorded before is dropped."""
+
+def stop_profile() -> list[tuple[list[dict[str, Any]], int]]:
+    """End recording; for each run its steps as `Program.plan` describes them, with "seconds", and its threads."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from cnnrs.optim._checks import OptionalRate
 from cnnrs.optim.following import Following, check_measured
 from cnnrs.optim.optimizer import Optimizer
 from cnnrs.optim.table import HyperTable, Moment
+
+if TYPE_CHECKING:
+    from cnnrs.profile import Profile
 
 __all__ = ["Trainer"]
 
@@ -326,6 +330,32 @@ class Trainer:
             msg = "Trainer.predict: x must hold at least one batch, got none"
             raise ValueError(msg)
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def profile(self, x: NDArray[Any], y: NDArray[Any], repeats: int = 10) -> Profile:
+        """Measure where the time of a step goes; print the result.
+
+        The steps are made on a copy of the model, with fresh states of the optimizer: nothing of this trainer changes.
+
+        Args:
+            x: Images (N, ...), N >= 1.
+            y: Targets (N, ...).
+            repeats: Steps to measure, >= 1, after a first one.
+
+        Returns:
+            A table as that of `Module.profile`; a layer's gradients stand under the layer's name.
+
+        Raises:
+            TypeError: Arrays of a wrong dtype.
+            ShapeError: Images that do not fit the model, or targets that do not fit the images.
+            ValueError: As for `step`, or a number out of range.
+        """
+        from cnnrs.profile import measure
+
+        repeats = whole(repeats, "repeats", "Trainer.profile")
+        images, targets = check_batch(x, y, "Trainer.profile", self._loss.check)
+        options = (self.seed, self.clip_norm, self.clip_value, self.ema_decay)
+        other = Trainer(copy.deepcopy(self.model), self.optimizer, self.loss, *options)
+        return measure(lambda: other._update(images, targets, Run(1, 1)), repeats)
 
     def ema_state_dict(self) -> dict[str, NDArray[Any]]:
         """Return a snapshot of the model's state with the averages in the place of parameters and running statistics.

@@ -32,7 +32,7 @@ mod _core {
     #[pymodule_export]
     use super::parameter::Parameter;
     #[pymodule_export]
-    use super::program::{PlanCache, Program, last_input_addresses};
+    use super::program::{PlanCache, Program, last_input_addresses, start_profile, stop_profile};
     #[pymodule_export]
     use super::settings::{
         config, fail_allocation, failure_is_due, fma_peak, get_algorithm, get_num_threads, inject_panic, isa_levels,

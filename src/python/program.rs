@@ -10,7 +10,9 @@ use super::arrays::{Given, Input, output};
 use super::graph::Graph;
 use crate::error::Error;
 use crate::graph::ValueId;
+use crate::plan::explain::StepReport;
 use crate::plan_cache;
+use crate::profile;
 use crate::program::{self, InputView, OutputBuf, OutputView};
 use crate::sync::Brief;
 
@@ -157,16 +159,7 @@ impl Program {
         let plan = py.detach(|| program.plan(program.graph().batch().map(|_| batch)))?;
         let steps = PyList::empty(py);
         for step in plan.report() {
-            let row = PyDict::new(py);
-            row.set_item("op", step.op)?;
-            row.set_item("name", step.name)?;
-            row.set_item("shape", step.shape)?;
-            row.set_item("kernel", step.kernel)?;
-            row.set_item("tasks", step.tasks)?;
-            row.set_item("flops", step.flops)?;
-            row.set_item("bytes", step.bytes)?;
-            row.set_item("refused", step.refused)?;
-            steps.append(row)?;
+            steps.append(row(py, step)?)?;
         }
         let report = PyDict::new(py);
         report.set_item("steps", steps)?;
@@ -181,6 +174,44 @@ impl Program {
         report.set_item("isa", plan.options.isa.name())?;
         Ok(report)
     }
+}
+
+/// A step as a dictionary.
+fn row(py: Python<'_>, step: StepReport) -> PyResult<Bound<'_, PyDict>> {
+    let row = PyDict::new(py);
+    row.set_item("op", step.op)?;
+    row.set_item("name", step.name)?;
+    row.set_item("shape", step.shape)?;
+    row.set_item("kernel", step.kernel)?;
+    row.set_item("tasks", step.tasks)?;
+    row.set_item("flops", step.flops)?;
+    row.set_item("bytes", step.bytes)?;
+    row.set_item("refused", step.refused)?;
+    Ok(row)
+}
+
+/// Begins to record the runs of this thread.
+#[pyfunction]
+pub fn start_profile() {
+    profile::start();
+}
+
+/// Ends recording; for each run the steps with `seconds`, and the number of threads.
+#[pyfunction]
+pub fn stop_profile(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let runs = PyList::empty(py);
+    for run in profile::stop() {
+        let steps = PyList::empty(py);
+        let mut begun = 0;
+        for (step, end) in run.steps.into_iter().zip(run.ends) {
+            let row = row(py, step)?;
+            row.set_item("seconds", end.saturating_sub(begun) as f64 * 1e-9)?;
+            begun = end;
+            steps.append(row)?;
+        }
+        runs.append((steps, run.threads))?;
+    }
+    Ok(runs)
 }
 
 /// The addresses the last run on this thread read its inputs from.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cnnrs.explain import Summary
     from cnnrs.preprocessing import Preprocessing
+    from cnnrs.profile import Profile
 
 
 class Module:
@@ -445,6 +446,36 @@ class Module:
         from cnnrs.explain import explain_call
 
         return explain_call(self, batch_shape)
+
+    def profile(self, x: npt.NDArray[Any], repeats: int = 10) -> Profile:
+        """Measure where the time of a call goes; print the result.
+
+        The medians of `repeats` calls after a first one; measuring costs each step two readings of the clock.
+
+        Args:
+            x: A batch, as in a call.
+            repeats: Calls to measure.
+
+        Returns:
+            A printable table of the plan's steps: time, share of the call, GFLOP/s, share of the measured peak, bytes;
+            its `save_trace` writes a file for Chrome's trace viewer.
+
+        Raises:
+            ShapeError: a layer does not fit its input.
+            TypeError: a wrong dtype.
+            ValueError: `repeats` is not an int of at least 1.
+
+        Examples:
+            >>> import numpy as np
+            >>> from cnnrs import models
+            >>> profile = models.lenet5().profile(np.zeros((1, 28, 28, 1), np.float32), repeats=3)
+            >>> profile.rows[0].layer, profile.rows[0].op
+            ('features.0', 'conv2d')
+        """
+        from cnnrs.profile import measure
+
+        repeats = _args.whole(repeats, "repeats", type(self).__name__)
+        return measure(lambda: self(x), repeats)
 
     def extra_repr(self) -> str:
         """Return the arguments to show in the tree."""
