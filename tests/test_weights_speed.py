@@ -25,9 +25,8 @@ def test_resnet50_is_loaded_at_once(tmp_path: Path, kind: str) -> None:
     else:
         made = files.Content([], {})
         for name, array in model.state_dict().items():
-            ours = np.ascontiguousarray(
-                array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
-            )
+            axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim))
+            ours = array.transpose(axes).copy("C")
             strides = tuple(stride // ours.itemsize for stride in ours.strides)
             made.tensors[name] = files.View(len(made.storages), ours.shape, strides, 0)
             made.storages.append(("F32" if ours.dtype.kind == "f" else "I64", ours.tobytes()))
