@@ -278,7 +278,9 @@ class _Machine:
             self.refuse("a key without a value")
         self.spend(_DICT_ITEM // 2 * len(items))
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[self.key(key)] = value
+            if self.key(key) in target:
+                self.refuse(f"the key {bounds.key_text(key)} stands twice")
+            target[key] = value
 
     def extend(self, target: Any, items: list[Any]) -> None:
         """Put values into a list of ours."""
@@ -317,8 +319,8 @@ class _Machine:
     def decimal(self, raw: bytes) -> int:
         """Return a number of at most 16 bytes that stands there in digits."""
         digits = raw[1:] if raw[:1] in (b"-", b"+") else raw
-        if not digits.isdigit() or len(digits) > 39:
-            self.refuse("not a number of at most 39 digits")
+        if not digits.isdigit() or len(digits) > 39 or (digits[:1] == b"0" and len(digits) > 1):
+            self.refuse("not a number of at most 39 digits, the first of them not 0")
         return int(raw)
 
     def index(self) -> int:
