@@ -55,11 +55,9 @@ FACTS = {
 LARGE = {name for name, facts in FACTS.items() if facts.parameters > 60_500_000}
 """Whose files and copies take seconds."""
 
-NAMES = [pytest.param(name, id=name) for name in FACTS]
-FILED = [
-    pytest.param(name, id=name, marks=pytest.mark.slow) if name in LARGE - {"vgg11_bn", "alexnet"} else name
-    for name in FACTS
-]
+NAMES = list(FACTS)
+TRAINED = [pytest.param(name, id=name, marks=[pytest.mark.slow] * (name in LARGE - {"vgg11_bn"})) for name in FACTS]
+FILED = [pytest.param(name, id=name, marks=[pytest.mark.slow] * (name in LARGE)) for name in FACTS]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +79,7 @@ def test_every_registered_model_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_halves_gradients_and_a_new_classifier(name: str) -> None:
+def test_forward_halves_and_a_new_classifier(name: str) -> None:
     """One model for several questions: to draw its parameters is the slowest of them."""
     facts = FACTS[name]
     model: Any = models.get_model(name)
@@ -111,16 +109,6 @@ def test_forward_halves_gradients_and_a_new_classifier(name: str) -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             assert layer in text
 
-    # Gradients. The last normalization of a large network sees few numbers, so the batch is what it is.
-    loss, gradients = Trainer(model, optim.SGD(0.1)).gradients(x, np.array([1, 2]))
-    assert np.isfinite(loss)
-    assert list(gradients) == [path for path, _ in model.named_parameters()]
-    for path, gradient in gradients.items():
-        assert np.isfinite(gradient).all(), path
-    some = [path for path, gradient in gradients.items() if gradient.any()]
-    assert len(some) >= 0.6 * len(gradients)
-    del gradients
-
     # Another classifier; everything else stays.
     before = dict(model.named_parameters())
     maps = model.forward_features(x)
@@ -135,6 +123,17 @@ def test_forward_halves_gradients_and_a_new_classifier(name: str) -> None:
     assert_same_bits(model.forward_features(x), maps)
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
+    model, x = models.get_model(name), images(name)
+    loss, gradients = Trainer(model, optim.SGD(0.1)).gradients(x, np.array([1, 2]))
+    assert np.isfinite(loss)
+    assert list(gradients) == [path for path, _ in model.named_parameters()]
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), path
+        assert gradient.any() or path.startswith("features"), path  # batch normalization takes a bias's away
+
+
 @pytest.mark.parametrize("name", FILED)
 def test_files_pickles_and_copies(name: str, tmp_path: Path) -> None:
     model, x = models.get_model(name, num_classes=5), images(name, 1)
@@ -145,12 +144,10 @@ def test_files_pickles_and_copies(name: str, tmp_path: Path) -> None:
     other = models.get_model(name, num_classes=5)
     cnnrs.load_weights(other, path)
     assert_same_bits(other(x), expected)
-    for key, array in model.state_dict().items():
-        assert_same_bits(other.state_dict()[key], array)
+    assert_same_bits(other.state_dict(), model.state_dict())
     path.unlink()
     del other
-    if name not in LARGE:
-        assert_same_bits(copy.deepcopy(model)(x), expected)
+    assert_same_bits(copy.deepcopy(model)(x), expected)
     restored = pickle.loads(pickle.dumps(model))
     assert_same_bits(restored(x), expected)
     assert_same_bits(restored.forward_features(x), model.forward_features(x))  # type: ignore[operator]
