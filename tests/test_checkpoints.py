@@ -13,6 +13,7 @@ import pytest
 import cnnrs
 from cnnrs import models, nn
 from cnnrs.weights import read_tensors
+from fuzz import torch_files as files
 
 FOLDER = Path(__file__).parent / "data" / "checkpoints"
 EXPECTED: dict[str, Any] = dict(np.load(FOLDER / "expected.npz"))
@@ -192,8 +193,6 @@ def test_the_report_of_what_does_not_fit() -> None:
 
 
 def test_nothing_of_a_dict_without_tensors() -> None:
-    from fuzz import torch_files as files
-
     pickled = b"\x80\x02}(" + files.text("epoch") + files.integer(3) + files.text("lr") + files.integer(1) + b"u."
     content = files.archive([files.Member(b"a/data.pkl", pickled)])
     with pytest.raises(cnnrs.WeightsError, match="no state dict: a dict with epoch, lr, but no tensors in it or under"):
@@ -216,3 +215,15 @@ def test_published_checkpoints_are_read(name: str, count: int) -> None:
     report = cnnrs.load_weights(models.get_model(f"cifar_{name[:8]}"), Path(folder) / name)
     assert report == ([], [])
     assert str(report) == f"{count} tensors loaded"
+
+
+# What fuzzing found.
+
+
+def test_the_stride_of_a_single_position_may_be_anything() -> None:
+    numbers = np.arange(6, dtype=np.float32)
+    view = files.View(0, (1, 3, 1, 2), (2**62 - 2, 2, 2**62, 1), 0)
+    made = files.Content([("F32", numbers.tobytes())], {"a": view})
+    for content in (files.archive(files.members(made)), files.stream(made)):
+        found = read_tensors(io.BytesIO(content), len(content), Everything())["a"]
+        np.testing.assert_array_equal(to_torch(found), numbers.reshape(1, 3, 1, 2))

@@ -27,6 +27,7 @@ folder, number = sys.argv[1], int(sys.argv[2])
 os.system = eval  # a call would be noticed by its failure
 model = nn.Linear(3, 2)
 results = []
+gc.freeze()  # what is there already need not be looked at before each file
 for index in range(number):
     path = f"{folder}/{index}"
     before = model.state_dict(copy=True)

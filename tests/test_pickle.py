@@ -168,3 +168,32 @@ def test_what_the_values_may_take_is_bounded() -> None:
     assert len(_pickle.load(content, {}, most_memory=200_000)) == 100_000
     with pytest.raises(WeightsError, match="the values take too much memory"):
         _pickle.load(content, {}, most_memory=50_000)
+
+
+# What fuzzing found: pickles that Python's own reader takes apart in another way, or with much memory.
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\x80\x05\x95\x06\x08\0\0\0\0\0\0\x8c\x02\xc3\xa9\x94.", "FRAME .* a frame of 2054 bytes, 6 left"),
+        (b"\x80\x05\x95\x0a\0\0\0\0\0\0\0\x95\x02\0\0\0\0\0\0\0N.", "FRAME .* inside of the frame that ends at"),
+        (b"\x80\x04\x95\x03\0\0\0\0\0\0\0X\x02\0\0\0ab.", "BINUNICODE .* 4 bytes wanted, the frame ends at offset 14"),
+        (b"\x80\x04\x95\x04\0\0\0\0\0\0\0ca\nb\n.", "GLOBAL .* 2 bytes wanted, the frame ends at offset 15"),
+        (b"\x80\x02L01\n.", "LONG .* not a number of at most 39 digits, the first of them not 0"),
+        (b"\x80\x02}(K\1NK\1Nu.", "SETITEMS .* the key 1 stands twice"),
+        (b"\x80\x02Nr\xfe\xff\xff\x7f.", "LONG_BINPUT .* place 2147483646 of at most 1000000"),
+    ],
+    ids=[
+        "long frame",
+        "frame in a frame",
+        "text across frames",
+        "line across frames",
+        "octal",
+        "key twice",
+        "place in the memo",
+    ],
+)
+def test_what_readers_disagree_about_is_refused(content: bytes, text: str) -> None:
+    with pytest.raises(WeightsError, match=text):
+        _pickle.load(content, {})

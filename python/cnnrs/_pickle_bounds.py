@@ -71,3 +71,8 @@ def name_text(name: str) -> str:
 def number_text(number: int) -> str:
     """Return a number from a file as a text."""
     return str(number) if number.bit_length() <= 256 else f"an int of {number.bit_length()} bits"
+
+
+def key_text(key: str | bytes | float | None) -> str:
+    """Return a key from a file as a short printable text."""
+    return ascii(key[:200] if isinstance(key, (str, bytes)) else key)

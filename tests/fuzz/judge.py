@@ -54,6 +54,10 @@ class Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.cuda") and name.endswith("Storage"):
             return TYPES[name.removesuffix("Storage")]
@@ -68,7 +72,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, identifier: Any) -> Any:
         _, dtype, key, _, count = identifier[:5]
-        return Storage(dtype, key, count)
+        return self.storages.setdefault(key, Storage(dtype, key, count))
 
 
 def tensors(root: Any, depth: int = 3) -> dict[str, Tensor]:
@@ -95,18 +99,10 @@ def read(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
         file = io.BytesIO(content)
         for _ in range(3):
             pickle.load(file)
-        root = _Unpickler(file).load()
-        sizes = {tensor.storage.key: tensor.storage for tensor in _all_tensors(root)}
+        unpickler = _Unpickler(file)
+        root = unpickler.load()
         for key in pickle.load(file):
-            count = int.from_bytes(file.read(8), "little")
-            dtype = sizes[key].dtype if key in sizes else "u1"
+            count, dtype = int.from_bytes(file.read(8), "little"), unpickler.storages[key].dtype
             stored[key] = file.read(count * (2 if dtype == "BF16" else np.dtype(dtype).itemsize))
         assert file.read() == b""
     return {name: tensor.array(stored[tensor.storage.key]) for name, tensor in tensors(root).items()}
-
-
-def _all_tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
-    return [tensor for part in parts for tensor in _all_tensors(part)]

@@ -139,7 +139,7 @@ class Member(NamedTuple):
 
 def archive(members: list[Member], count: int | None = None, end64: bool = True) -> bytes:
     """A zip archive as torch writes it."""
-    body, directory = b"", b""
+    body, directory = bytearray(), bytearray()
     for member in members:
         crc = zlib.crc32(member.content) if member.crc is None else member.crc
         size = len(member.content) if member.size is None else member.size
@@ -157,7 +157,7 @@ def archive(members: list[Member], count: int | None = None, end64: bool = True)
         )
         directory += member.name
     count = len(members) if count is None else count
-    end = body + directory
+    end = bytes(body + directory)
     if end64:
         end += struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 0, 45, 0, 0, count, count, len(directory), len(body))
         end += struct.pack("<4sLQL", b"PK\6\7", 0, len(body) + len(directory), 1)

@@ -90,6 +90,10 @@ PLAIN: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: pickled(tensor(numbers((3, 2)), numbers((2, 1)))),
         r"weight must have shape \(3, 2\)|without a tensor",
     ),
+    "a name twice": (
+        lambda: pickled(b"}(" + (text("weight") + b"N") * 2 + b"u"),
+        "the key 'weight' stands twice",
+    ),
     "a missing name": (
         lambda: pickled(tensor(numbers((2, 3)), numbers((3, 1)))),
         "missing bias|needs it|without a tensor",
