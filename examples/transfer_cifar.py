@@ -6,6 +6,9 @@
 A `cifar_resnet20` is trained on airplane to deer. Its backbone, under a new classifier, is then trained on 500 pictures
 of dog to truck, and so is a network that starts from scratch: the same pictures in the same order, as many steps, each
 with the learning rates that suit it. Both are tested on all 5,000 test pictures of these classes.
+
+With the settings as they are, on the JPEG copy of CIFAR-10 (other copies and instruction sets change the digits):
+86.56% of the first five classes, then transfer against scratch 79.34% and 64.90%, 80.76% and 68.32%, 79.68% and 68.16%.
 """
 
 from __future__ import annotations
