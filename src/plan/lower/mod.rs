@@ -189,6 +189,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether the packed form of a weight is kept from run to run: nothing in the run writes the weight.
+    fn keeps_packed(&self, weight: ValueId) -> bool {
+        let role = &self.graph.value(self.origin[weight.0]).role;
+        matches!(role, Role::Parameter { slot } if !self.written.contains(slot))
+    }
+
     /// The packed form of a weight: made once per version outside the run if nothing in the run writes the weight, as
     /// a step of the run otherwise.
     fn pack(

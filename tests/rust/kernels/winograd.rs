@@ -34,20 +34,22 @@ impl Case {
         }
     }
 
-    fn forward(&self, isa: Isa, activation: Option<UnaryKind>) -> Vec<f32> {
-        let pack = Pack::forward(isa, &self.geometry);
-        let packed = run(&pack, &[Operand::of(&self.weights), zeros(pack.packed_len())])[1].clone();
-        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation });
-        let dst = Operand::poison::<f32>(self.geometry.dst_len());
-        run(&kernel, &[Operand::of(&self.src), packed, Operand::of(&self.bias), dst])[3].get()
+    fn forward(&self, isa: Isa, activation: Option<UnaryKind>, kept: bool) -> Vec<f32> {
+        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation }, kept);
+        let weights = self.weights(&kernel, &Pack::forward(isa, &self.geometry));
+        product(&kernel, vec![Operand::of(&self.src), weights, Operand::of(&self.bias)], self.geometry.dst_len())
     }
 
-    fn backward_data(&self, isa: Isa) -> Vec<f32> {
-        let pack = Pack::backward_data(isa, &self.geometry);
-        let packed = run(&pack, &[Operand::of(&self.weights), zeros(pack.packed_len())])[1].clone();
-        let diff_src = Operand::poison::<f32>(self.geometry.src_len());
-        let kernel = Product::backward_data(isa, &self.geometry);
-        run(&kernel, &[Operand::of(&self.diff_dst), packed, diff_src])[2].get()
+    fn backward_data(&self, isa: Isa, kept: bool) -> Vec<f32> {
+        let kernel = Product::backward_data(isa, &self.geometry, kept);
+        let weights = self.weights(&kernel, &Pack::backward_data(isa, &self.geometry));
+        product(&kernel, vec![Operand::of(&self.diff_dst), weights], self.geometry.src_len())
+    }
+
+    /// The weights as the kernel wants them.
+    fn weights(&self, kernel: &Product, pack: &Pack) -> Operand {
+        let weights = Operand::of(&self.weights);
+        if kernel.takes_raw() { weights } else { run(pack, &[weights, zeros(pack.packed_len())])[1].clone() }
     }
 
     fn backward_weights(&self, isa: Isa) -> Vec<f32> {
@@ -79,13 +81,24 @@ impl Case {
         }
         for isa in Isa::available() {
             let what = |pass: &str| format!("{pass} on {}, {}", isa.name(), g.describe());
-            close(&self.forward(isa, None), &dst, &what("forward"));
             let relu: Vec<f64> = dst.iter().map(|&x| x.max(0.0)).collect();
-            close(&self.forward(isa, Some(UnaryKind::Relu)), &relu, &what("forward, relu"));
-            close(&self.backward_data(isa), &diff_src, &what("backward_data"));
+            for kept in [false, true] {
+                close(&self.forward(isa, None, kept), &dst, &what("forward"));
+                close(&self.forward(isa, Some(UnaryKind::Relu), kept), &relu, &what("forward, relu"));
+                close(&self.backward_data(isa, kept), &diff_src, &what("backward_data"));
+            }
             close(&self.backward_weights(isa), &diff_weights, &what("backward_weights"));
         }
     }
+}
+
+/// Runs a kernel on operands, positions where it wants them, and a result of `len` numbers.
+fn product(kernel: &Product, mut operands: Vec<Operand>, len: usize) -> Vec<f32> {
+    if kernel.positions_len() > 0 {
+        operands.push(Operand::poison::<f32>(kernel.positions_len()));
+    }
+    operands.push(Operand::poison::<f32>(len));
+    run(kernel, &operands).last().unwrap().get()
 }
 
 /// Packed copies have gaps between their planes that nobody reads.
@@ -100,7 +113,7 @@ fn close(got: &[f32], want: &[f64], what: &str) {
 
 #[test]
 fn common_layers() {
-    Case::new(2, [28, 28], 32, 64, [[1; 2]; 2]).check();
+    Case::new(3, [28, 28], 32, 64, [[1; 2]; 2]).check();
     Case::new(5, [7, 7], 64, 64, [[1; 2]; 2]).check();
     Case::new(1, [21, 18], 40, 33, [[0, 2], [1, 2]]).check();
     Case::new(2, [13, 14], 64, 96, [[0; 2]; 2]).check();

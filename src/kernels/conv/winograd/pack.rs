@@ -5,6 +5,7 @@ use super::{Geometry, Task};
 use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
+use std::ops::Range;
 
 /// Source channels of one task.
 const CHUNK: usize = 32;
@@ -34,9 +35,9 @@ impl Panels {
         (panel * POSITIONS + position) * self.plane()
     }
 
-    /// Floats of a position's rows.
-    pub fn len(&self) -> usize {
-        self.depth * self.nr
+    /// Floats of a panel.
+    pub fn panel_len(&self) -> usize {
+        POSITIONS * self.plane()
     }
 
     pub fn floats(&self) -> usize {
@@ -100,25 +101,35 @@ impl Kernel for Pack {
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
         let (panel, chunk) = (task / self.chunks(), task % self.chunks());
         let channels = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.task.sc);
-        let (weights, packed) = (args.src::<f32>(0), args.dst::<f32>(1));
-        let Task { sc, dc, turned, .. } = self.task;
-        let nr = self.panels.nr;
-        // Floats from a tap, a source channel and a result channel to the next.
-        let (tap, step, lane) = if turned { (dc * sc, 1, sc) } else { (sc * dc, dc, 1) };
-        let first = panel * nr;
-        let columns = Columns {
-            weights: weights.at(0, 9 * sc * dc).wrapping_add(first * lane),
-            tap,
-            step,
-            lane,
-            turned,
-            lanes: nr.min(dc - first),
-            packed: packed.at(self.panels.start(panel, 0), POSITIONS * self.panels.plane()),
-            plane: self.panels.plane(),
-        };
+        let weights = args.src::<f32>(0).at(0, 9 * self.task.sc * self.task.dc);
+        let packed = args.dst::<f32>(1).at(self.panels.start(panel, 0), self.panels.panel_len());
         // SAFETY: both inside their operands; the rows belong to this task.
-        unsafe { transform(self.isa, &columns, channels.start, channels.end) };
+        unsafe { transform_weights(self.isa, &self.task, &self.panels, panel, channels, weights, packed) };
     }
+}
+
+/// Transforms the weights of some source channels of a panel to `packed`, where the panel's rows start.
+///
+/// # Safety
+/// `weights` are all weights of `task`; the panel's rows are writable.
+pub unsafe fn transform_weights(
+    isa: Isa,
+    task: &Task,
+    panels: &Panels,
+    panel: usize,
+    channels: Range<usize>,
+    weights: *const f32,
+    packed: *mut f32,
+) {
+    let Task { sc, dc, turned, .. } = *task;
+    // Floats from a tap, a source channel and a result channel to the next.
+    let (tap, step, lane) = if turned { (dc * sc, 1, sc) } else { (sc * dc, dc, 1) };
+    let first = panel * panels.nr;
+    let weights = weights.wrapping_add(first * lane);
+    let lanes = panels.nr.min(dc - first);
+    let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
+    // SAFETY: the caller's word.
+    unsafe { transform(isa, &columns, channels.start, channels.end) };
 }
 
 /// What a task reads and writes: one panel.

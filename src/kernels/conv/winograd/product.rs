@@ -1,6 +1,6 @@
 //! Forward and data gradient: transform, multiply, transform back.
 
-use super::pack::Panels;
+use super::pack::{Panels, transform_weights};
 use super::source::{Positions, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::{Geometry, RUN, Task, share};
@@ -11,67 +11,107 @@ use crate::kernels::conv::micro::{Tile, tile, tile_rows};
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
+use std::ops::Range;
 
 /// Bytes of positions that a block may take of the second-level cache.
 const CACHE: usize = 640 << 10;
 /// Tiles of a block: fewer leave the products too few rows, more gain nothing.
 const BLOCK: [usize; 2] = [12, 60];
+/// Up to so many tiles the work is shared out by panels.
+const FEW: usize = 128;
+/// Tiles that one task transforms where it is.
+const TILES: usize = 4;
 
-/// A convolution, or a data gradient, by [`Task`]. Operands: source, packed weights, bias (if the epilogue has one),
-/// result.
+/// How the work is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// A task takes a block of tiles through all panels.
+    Blocks { blocks: usize },
+    /// The tiles are transformed first, into an operand; then a task takes a panel through all tiles. The weights are
+    /// those of the layer if `raw`: each panel is transformed where it is used.
+    Panels { raw: bool },
+}
+
+/// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, bias (if the epilogue has one), positions
+/// (if [`positions_len`](Self::positions_len) is not 0), result. The weights are packed unless
+/// [`takes_raw`](Self::takes_raw).
 #[derive(Debug)]
 pub struct Product {
     isa: Isa,
     task: Task,
     epilogue: Epilogue,
     panels: Panels,
-    blocks: usize,
-    /// Tasks that share a block of tiles, each with panels of its own.
-    splits: usize,
+    cut: Cut,
     flops: u64,
 }
 
 impl Product {
-    /// The convolution of this geometry.
-    pub fn forward(isa: Isa, geometry: &Geometry, epilogue: Epilogue) -> Self {
-        Self::new(isa, Task::forward(geometry), epilogue, geometry.flops())
+    /// The convolution of this geometry; `packed` says that packed weights can be kept from call to call.
+    pub fn forward(isa: Isa, geometry: &Geometry, epilogue: Epilogue, packed: bool) -> Self {
+        Self::new(isa, Task::forward(geometry), epilogue, geometry.flops(), packed)
     }
 
     /// Its data gradient.
-    pub fn backward_data(isa: Isa, geometry: &Geometry) -> Self {
-        Self::new(isa, Task::backward_data(geometry), Epilogue::default(), geometry.flops())
+    pub fn backward_data(isa: Isa, geometry: &Geometry, packed: bool) -> Self {
+        Self::new(isa, Task::backward_data(geometry), Epilogue::default(), geometry.flops(), packed)
     }
 
-    fn new(isa: Isa, task: Task, epilogue: Epilogue, flops: u64) -> Self {
+    fn new(isa: Isa, task: Task, epilogue: Epilogue, flops: u64, packed: bool) -> Self {
         let panels = Panels::new(isa, &task);
         let tiles = task.tiles();
-        let room = CACHE / (POSITIONS * size_of::<f32>() * (task.sc + panels.nr));
-        let block = room.clamp(BLOCK[0], BLOCK[1]);
-        let blocks = tiles.div_ceil(block);
-        let blocks = if blocks > 1 { blocks.next_multiple_of(2) } else { blocks };
-        let splits = if blocks < 4 { panels.count.min(4usize.div_ceil(blocks.max(1))) } else { 1 };
-        Self { isa, task, epilogue, panels, blocks, splits, flops }
+        let cut = if tiles <= FEW {
+            Cut::Panels { raw: !packed }
+        } else {
+            let room = CACHE / (POSITIONS * size_of::<f32>() * (task.sc + panels.nr));
+            Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
+        };
+        Self { isa, task, epilogue, panels, cut, flops }
+    }
+
+    /// Whether the weights are wanted as the layer has them.
+    pub fn takes_raw(&self) -> bool {
+        self.cut == Cut::Panels { raw: true }
+    }
+
+    /// Floats of the operand that holds positions.
+    pub fn positions_len(&self) -> usize {
+        match self.cut {
+            Cut::Blocks { .. } => 0,
+            Cut::Panels { .. } => self.all().floats(),
+        }
+    }
+
+    /// Positions of all tiles.
+    fn all(&self) -> Positions {
+        Positions::new(self.task.tiles(), self.task.sc)
     }
 
     fn layout(&self) -> Layout {
-        let tiles = self.task.tiles().div_ceil(self.blocks.max(1));
-        let (source, sums) = (Positions::new(tiles, self.task.sc), Positions::new(tiles, self.panels.nr));
+        let (tiles, source, weights) = match self.cut {
+            Cut::Blocks { blocks } => {
+                let tiles = self.task.tiles().div_ceil(blocks);
+                (tiles, Positions::new(tiles, self.task.sc).floats(), 0)
+            }
+            Cut::Panels { raw } => (self.task.tiles(), 0, if raw { self.panels.panel_len() } else { 0 }),
+        };
         let zeros = self.task.sc.next_multiple_of(16);
-        Layout { tiles, source, sums, zeros }
+        Layout { tiles, source, weights, sums: Positions::new(tiles, self.panels.nr), zeros }
     }
 }
 
-/// Scratch of a task: positions of the source, of the sums, zeros, and the tables of the products' rows.
+/// Scratch of a task: positions of the source, a panel of weights, positions of the sums, zeros, and the tables of the
+/// products' rows.
 struct Layout {
     tiles: usize,
-    source: Positions,
+    source: usize,
+    weights: usize,
     sums: Positions,
     zeros: usize,
 }
 
 impl Layout {
     fn floats(&self) -> usize {
-        (self.source.floats() + self.sums.floats() + self.zeros).next_multiple_of(16)
+        (self.source + self.weights + self.sums.floats() + self.zeros).next_multiple_of(16)
     }
 
     fn bytes(&self) -> usize {
@@ -82,11 +122,27 @@ impl Layout {
 impl Kernel for Product {
     fn name(&self) -> String {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
-        format!("{what}_f4_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
+        let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
+        format!("{what}_f4{cut}_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
-        self.blocks * self.splits
+        self.phase(self.phases() - 1).end
+    }
+
+    fn phases(&self) -> usize {
+        if matches!(self.cut, Cut::Panels { .. }) { 2 } else { 1 }
+    }
+
+    fn phase(&self, number: usize) -> Range<usize> {
+        match (self.cut, number) {
+            (Cut::Blocks { blocks }, _) => 0..blocks,
+            (Cut::Panels { .. }, 0) => 0..self.task.tiles().div_ceil(TILES),
+            (Cut::Panels { .. }, _) => {
+                let start = self.task.tiles().div_ceil(TILES);
+                start..start + self.panels.count
+            }
+        }
     }
 
     fn scratch(&self) -> usize {
@@ -98,70 +154,162 @@ impl Kernel for Product {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        let (isa, of) = (self.isa, &self.task);
+        let of = &self.task;
         let layout = self.layout();
-        let tiles = share(task / self.splits, self.blocks, of.tiles());
-        let panels = share(task % self.splits, self.splits, self.panels.count);
-        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
-        let packed = args.src::<f32>(1);
-        let bias = self.epilogue.bias.then(|| args.src::<f32>(2).at(0, of.dc));
-        let dst = args.dst::<f32>(2 + usize::from(self.epilogue.bias));
-        let dst = dst.at(0, of.n * of.dh * of.dw * of.dc);
         let source = scratch.cast::<f32>();
-        let sums = source.wrapping_add(layout.source.floats());
+        let weights = source.wrapping_add(layout.source);
+        let sums = weights.wrapping_add(layout.weights);
         let zeros = sums.wrapping_add(layout.sums.floats());
         let table = source.wrapping_add(layout.floats()).cast::<*const f32>();
         let results = table.wrapping_add(layout.tiles).cast::<*mut f32>();
-        let count = tiles.len();
-        // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands.
+        let bias = usize::from(self.epilogue.bias);
+        let by_panels = usize::from(matches!(self.cut, Cut::Panels { .. }));
+        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
+        let dst = args.dst::<f32>(2 + bias + by_panels);
+        let run = Run {
+            sums,
+            positions: layout.sums,
+            table,
+            results,
+            bias: (bias > 0).then(|| args.src::<f32>(2).at(0, of.dc)),
+            dst: dst.at(0, of.n * of.dh * of.dw * of.dc),
+        };
+        // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
+        // written in the first phase and read in the second.
         unsafe {
-            zeros.write_bytes(0, layout.zeros);
-            for (row, index) in tiles.clone().enumerate() {
-                let to = source.wrapping_add(row * layout.source.pitch);
-                table.add(row).write(to);
-                results.add(row).write(sums.wrapping_add(row * layout.sums.pitch));
-                transform_source(isa, of, index, src, zeros, to, layout.source.plane);
-            }
-            let parts = count.div_ceil(tile_rows(isa, 2));
-            for panel in panels {
-                for position in 0..POSITIONS {
-                    let delta = (position * layout.source.plane) as isize;
-                    let weights = packed.at(self.panels.start(panel, position), self.panels.len());
-                    for part in 0..parts {
-                        let rows = share(part, parts, count);
-                        let product = Tile {
-                            table: table.add(rows.start),
-                            table_pitch: 0,
-                            deltas: &raw const delta,
-                            segments: (0, 1),
-                            len: of.sc,
-                            panel: weights,
-                            pitch: self.panels.nr,
-                            results: results.add(rows.start),
-                            channel: position * layout.sums.plane,
-                            channels: self.panels.nr,
-                            bias: std::ptr::null(),
-                            relu: false,
-                            run: RUN,
-                        };
-                        tile(isa, rows.len(), 2, &product);
+            match self.cut {
+                Cut::Blocks { blocks } => {
+                    let tiles = share(task, blocks, of.tiles());
+                    let places = Positions::new(layout.tiles, of.sc);
+                    zeros.write_bytes(0, layout.zeros);
+                    self.transform(tiles.clone(), src, zeros, source, places);
+                    let packed = args.src::<f32>(1).at(0, self.panels.floats());
+                    for panel in 0..self.panels.count {
+                        let weights = packed.wrapping_add(self.panels.start(panel, 0));
+                        self.multiply(&run, tiles.clone(), source, places, panel, weights);
                     }
                 }
-                let first = panel * self.panels.nr;
-                let write = Write {
-                    plane: layout.sums.plane,
-                    bias: bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(first)),
-                    relu: self.epilogue.activation == Some(UnaryKind::Relu),
-                    pitch: [of.dw * of.dc, of.dc],
-                    channels: self.panels.nr.min(of.dc - first),
-                };
-                for (row, index) in tiles.clone().enumerate() {
-                    let (image, y, x) = of.tile(index);
-                    let at = dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-                    let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
-                    results_of(isa, sums.wrapping_add(row * layout.sums.pitch), at, size, &write);
-                    self.activate(at, size, &write);
+                Cut::Panels { .. } if task < self.phase(0).end => {
+                    let tiles = task * TILES..((task + 1) * TILES).min(of.tiles());
+                    let places = self.all();
+                    let positions = args.dst::<f32>(2 + bias).at(0, places.floats());
+                    zeros.write_bytes(0, layout.zeros);
+                    self.transform(
+                        tiles.clone(),
+                        src,
+                        zeros,
+                        positions.wrapping_add(tiles.start * places.pitch),
+                        places,
+                    );
                 }
+                Cut::Panels { raw } => {
+                    let panel = task - self.phase(1).start;
+                    let places = self.all();
+                    let positions = args.src::<f32>(2 + bias).at(0, places.floats());
+                    let given = args.src::<f32>(1);
+                    let weights = if raw {
+                        let given = given.at(0, 9 * of.sc * of.dc);
+                        transform_weights(self.isa, of, &self.panels, panel, 0..of.sc, given, weights);
+                        weights.cast_const()
+                    } else {
+                        given.at(self.panels.start(panel, 0), self.panels.panel_len())
+                    };
+                    self.multiply(&run, 0..of.tiles(), positions, places, panel, weights);
+                }
+            }
+        }
+    }
+}
+
+/// What the products of a task have in common: memory and operands.
+struct Run {
+    sums: *mut f32,
+    positions: Positions,
+    table: *mut *const f32,
+    results: *mut *mut f32,
+    bias: Option<*const f32>,
+    dst: *mut f32,
+}
+
+impl Product {
+    /// Transforms the source pixels of tiles to `to`, the place of the first tile's first position.
+    ///
+    /// # Safety
+    /// As [`transform_source`].
+    unsafe fn transform(
+        &self,
+        tiles: Range<usize>,
+        src: *const f32,
+        zeros: *const f32,
+        to: *mut f32,
+        places: Positions,
+    ) {
+        for (row, index) in tiles.enumerate() {
+            let to = to.wrapping_add(row * places.pitch);
+            // SAFETY: the caller's word.
+            unsafe { transform_source(self.isa, &self.task, index, src, zeros, to, places.plane) };
+        }
+    }
+
+    /// Multiplies all positions of tiles by those of a panel and transforms the sums into results.
+    ///
+    /// # Safety
+    /// `source` is the place of the first tile's first position, `weights` that of the panel's; memory and operands are
+    /// those of this geometry, and the results of the tiles and the panel belong to this task.
+    unsafe fn multiply(
+        &self,
+        run: &Run,
+        tiles: Range<usize>,
+        source: *const f32,
+        places: Positions,
+        panel: usize,
+        weights: *const f32,
+    ) {
+        let (isa, of, sums) = (self.isa, &self.task, run.positions);
+        let count = tiles.len();
+        let parts = count.div_ceil(tile_rows(isa, 2));
+        // SAFETY: the caller's word.
+        unsafe {
+            for row in 0..count {
+                run.table.add(row).write(source.wrapping_add(row * places.pitch));
+                run.results.add(row).write(run.sums.wrapping_add(row * sums.pitch));
+            }
+            for position in 0..POSITIONS {
+                let delta = (position * places.plane) as isize;
+                for part in 0..parts {
+                    let rows = share(part, parts, count);
+                    let product = Tile {
+                        table: run.table.add(rows.start),
+                        table_pitch: 0,
+                        deltas: &raw const delta,
+                        segments: (0, 1),
+                        len: of.sc,
+                        panel: weights.wrapping_add(self.panels.start(0, position)),
+                        pitch: self.panels.nr,
+                        results: run.results.add(rows.start),
+                        channel: position * sums.plane,
+                        channels: self.panels.nr,
+                        bias: std::ptr::null(),
+                        relu: false,
+                        run: RUN,
+                    };
+                    tile(isa, rows.len(), 2, &product);
+                }
+            }
+            let first = panel * self.panels.nr;
+            let write = Write {
+                plane: sums.plane,
+                bias: run.bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(first)),
+                relu: self.epilogue.activation == Some(UnaryKind::Relu),
+                pitch: [of.dw * of.dc, of.dc],
+                channels: self.panels.nr.min(of.dc - first),
+            };
+            for (row, index) in tiles.enumerate() {
+                let (image, y, x) = of.tile(index);
+                let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
+                let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+                results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
+                self.activate(at, size, &write);
             }
         }
     }
