@@ -332,7 +332,7 @@ fn broken(graph: &mut Graph, _outputs: &[ValueId], rewrites: &mut Rewrites) {
 /// In random graphs, the rewrite that is named is one that changes the result, and the graph before it is right.
 #[test]
 fn an_injected_wrong_rewrite_is_named() {
-    let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1]];
+    let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1], PASSES[2], PASSES[3]];
     let mut draws = Draws::new(17);
     let mut caught = 0;
     for _ in 0..300 {

@@ -1,19 +1,22 @@
 //! Convolutions by transformed tiles.
 
+use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
-use crate::graph::Node;
+use crate::graph::{Fused, Node};
+use crate::kernels::conv::Geometry;
 use crate::kernels::conv::winograd::{BackwardWeights, Pack, Product};
-use crate::kernels::conv::{Epilogue, Geometry};
 
 impl Lowering<'_> {
-    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, epilogue: Epilogue) {
+    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
         let isa = self.options.isa;
+        let (epilogue, behind) = self.epilogue(node, fused);
         let mut operands =
             vec![self.buffer(node.inputs[0]), self.winograd_weights(node, Pack::forward(isa, &geometry))];
-        operands.extend(node.inputs.get(2).map(|&bias| self.buffer(bias)));
+        operands.extend(behind);
         operands.push(self.buffer(node.outputs[0]));
         self.refused.push(("conv_direct".to_owned(), "more products".to_owned()));
-        self.push(node, Product::forward(isa, &geometry, epilogue), operands, geometry.describe());
+        let in_place = added_in_place(epilogue, true, &operands);
+        self.push_in_place(node, Product::forward(isa, &geometry, epilogue), operands, geometry.describe(), in_place);
     }
 
     pub(super) fn winograd_backward_data(&mut self, node: &Node, geometry: Geometry) {

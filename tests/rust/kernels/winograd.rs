@@ -37,7 +37,7 @@ impl Case {
     fn forward(&self, isa: Isa, activation: Option<UnaryKind>) -> Vec<f32> {
         let pack = Pack::forward(isa, &self.geometry);
         let packed = run(&pack, &[Operand::of(&self.weights), zeros(pack.packed_len())])[1].clone();
-        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation });
+        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation, ..Epilogue::default() });
         let dst = Operand::poison::<f32>(self.geometry.dst_len());
         run(&kernel, &[Operand::of(&self.src), packed, Operand::of(&self.bias), dst])[3].get()
     }

@@ -3,7 +3,7 @@
 use cnnrs::algorithm::Algorithm;
 use cnnrs::function::{AxisMap, BinaryKind, ReduceKind};
 use cnnrs::graph::op::{Dim, DropoutUnit, Optimizer, Span};
-use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
+use cnnrs::graph::{FlattenOrder, Fused, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::reference::Tensor;
 use cnnrs::tensor::DType;
 use cnnrs::window::Window2d;
@@ -176,7 +176,8 @@ impl Builder<'_> {
         if self.below(2) == 1 {
             operands.push(self.parameter(&[groups * per_group], 0.5, 0.0));
         }
-        let y = self.node(Op::Conv2d { window, groups, algorithm: Algorithm::Auto, activation: None }, &operands)?;
+        let y =
+            self.node(Op::Conv2d { window, groups, algorithm: Algorithm::Auto, fused: Fused::default() }, &operands)?;
         if self.below(2) == 1 { self.activation(y) } else { Some(y) }
     }
 

@@ -4,9 +4,9 @@ use super::pack::Panels;
 use super::source::{Positions, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::{Geometry, RUN, Task, share};
-use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
+use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::{Tile, tile, tile_rows};
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -17,8 +17,8 @@ const CACHE: usize = 640 << 10;
 /// Tiles of a block: fewer leave the products too few rows, more gain nothing.
 const BLOCK: [usize; 2] = [12, 60];
 
-/// A convolution, or a data gradient, by [`Task`]. Operands: source, packed weights, bias (if the epilogue has one),
-/// result.
+/// A convolution, or a data gradient, by [`Task`]. Operands: source, packed weights, those of the epilogue
+/// ([`Epilogue::operands`]), result; what is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
     isa: Isa,
@@ -82,7 +82,8 @@ impl Layout {
 impl Kernel for Product {
     fn name(&self) -> String {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
-        format!("{what}_f4_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
+        let epilogue = self.epilogue.name();
+        format!("{what}{epilogue}_f4_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -104,9 +105,9 @@ impl Kernel for Product {
         let panels = share(task % self.splits, self.splits, self.panels.count);
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
         let packed = args.src::<f32>(1);
-        let bias = self.epilogue.bias.then(|| args.src::<f32>(2).at(0, of.dc));
-        let dst = args.dst::<f32>(2 + usize::from(self.epilogue.bias));
-        let dst = dst.at(0, of.n * of.dh * of.dw * of.dc);
+        let len = of.n * of.dh * of.dw * of.dc;
+        let finish = self.epilogue.finish(args, of.dc, len);
+        let dst = args.dst::<f32>(2 + self.epilogue.operands()).at(0, len);
         let source = scratch.cast::<f32>();
         let sums = source.wrapping_add(layout.source.floats());
         let zeros = sums.wrapping_add(layout.sums.floats());
@@ -140,8 +141,7 @@ impl Kernel for Product {
                             results: results.add(rows.start),
                             channel: position * layout.sums.plane,
                             channels: self.panels.nr,
-                            bias: std::ptr::null(),
-                            relu: false,
+                            finish: Finish::NONE,
                             run: RUN,
                         };
                         tile(isa, rows.len(), 2, &product);
@@ -150,8 +150,7 @@ impl Kernel for Product {
                 let first = panel * self.panels.nr;
                 let write = Write {
                     plane: layout.sums.plane,
-                    bias: bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(first)),
-                    relu: self.epilogue.activation == Some(UnaryKind::Relu),
+                    finish: finish.at(first),
                     pitch: [of.dw * of.dc, of.dc],
                     channels: self.panels.nr.min(of.dc - first),
                 };
@@ -173,7 +172,7 @@ impl Product {
     /// # Safety
     /// `at` is the first of `size` result pixels that this task has written.
     unsafe fn activate(&self, at: *mut f32, size: [usize; 2], write: &Write) {
-        let Some(kind) = self.epilogue.activation.filter(|&kind| kind != UnaryKind::Relu) else { return };
+        let Some(kind) = self.epilogue.later() else { return };
         for pixel in 0..size[0] * size[1] {
             let (y, x) = (pixel / size[1], pixel % size[1]);
             let at = at.wrapping_add(y * write.pitch[0] + x * write.pitch[1]);
@@ -187,9 +186,8 @@ impl Product {
 struct Write {
     /// Floats from one position of the sums to the next.
     plane: usize,
-    /// One value per channel, or null.
-    bias: *const f32,
-    relu: bool,
+    /// What follows the sums, from the panel's first channel on.
+    finish: Finish,
     /// Floats from one result row and pixel to the next.
     pitch: [usize; 2],
     channels: usize,
@@ -205,7 +203,7 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
         for c in (0..write.channels).step_by(S::LANES) {
             let lanes = S::LANES.min(write.channels - c);
             let zero = S::splat(0.0);
-            let bias = if write.bias.is_null() { zero } else { S::load_partial(write.bias.wrapping_add(c), lanes) };
+            let channel = write.finish.per_channel::<S, false>(c, lanes);
             let mut values = [[zero; IN]; IN];
             for y in 0..IN {
                 for x in 0..IN {
@@ -218,15 +216,12 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
                     if y >= size[0] || x >= size[1] {
                         continue;
                     }
-                    let mut value = S::add(values[y][x], bias);
-                    if write.relu {
-                        value = S::max(zero, value);
-                    }
+                    let value = S::add(values[y][x], channel.bias());
                     let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
                     if lanes == S::LANES {
-                        S::store(at, value);
+                        S::store(at, write.finish.finish::<S, true>(value, &channel, at, lanes));
                     } else {
-                        S::store_partial(at, value, lanes);
+                        S::store_partial(at, write.finish.finish::<S, false>(value, &channel, at, lanes), lanes);
                     }
                 }
             }
