@@ -176,9 +176,28 @@ impl Builder<'_> {
         if self.below(2) == 1 {
             operands.push(self.parameter(&[groups * per_group], 0.5, 0.0));
         }
-        let y =
-            self.node(Op::Conv2d { window, groups, algorithm: Algorithm::Auto, fused: Fused::default() }, &operands)?;
+        let conv = Op::Conv2d { window, groups, algorithm: Algorithm::Auto, fused: Fused::default() };
+        let mut y = self.node(conv.clone(), &operands)?;
+        if self.below(2) == 0 {
+            y = self.frozen_norm(y)?;
+        }
+        if self.below(3) == 0 {
+            let shape = self.shape(y);
+            let other = if self.below(2) == 0 { self.node(conv, &operands)? } else { self.operand(|of| of == shape)? };
+            let operands = if self.below(2) == 0 { [y, other] } else { [other, y] };
+            y = self.node(Op::Binary(BinaryKind::Add), &operands)?;
+        }
         if self.below(2) == 1 { self.activation(y) } else { Some(y) }
+    }
+
+    /// Normalization of which nothing is trained.
+    fn frozen_norm(&mut self, x: ValueId) -> Option<ValueId> {
+        let c = *self.shape(x).last()?;
+        let weight = self.stored(&[c], |draws| 1.0 + 0.25 * draws.normal());
+        let bias = self.stored(&[c], |draws| 0.25 * draws.normal());
+        let mean = self.stored(&[c], |draws| 0.1 * draws.normal());
+        let variance = self.stored(&[c], |draws| 1.0 + 0.5 * draws.uniform());
+        self.node(Op::BatchNormInfer { eps: Scalar::new(0.1) }, &[x, weight, bias, mean, variance])
     }
 
     fn activation(&mut self, x: ValueId) -> Option<ValueId> {
