@@ -177,13 +177,15 @@ impl Builder<'_> {
             operands.push(self.parameter(&[groups * per_group], 0.5, 0.0));
         }
         let conv = Op::Conv2d { window, groups, algorithm: Algorithm::Auto, fused: Fused::default() };
+        // A shortcut is made before the convolution or after it.
+        let shortcut = self.below(4);
+        let before = if shortcut == 0 { Some(self.node(conv.clone(), &operands)?) } else { None };
         let mut y = self.node(conv.clone(), &operands)?;
         if self.below(2) == 0 {
             y = self.frozen_norm(y)?;
         }
-        if self.below(3) == 0 {
-            let shape = self.shape(y);
-            let other = if self.below(2) == 0 { self.node(conv, &operands)? } else { self.operand(|of| of == shape)? };
+        if shortcut < 2 {
+            let other = before.map_or_else(|| self.node(conv, &operands), Some)?;
             let operands = if self.below(2) == 0 { [y, other] } else { [other, y] };
             y = self.node(Op::Binary(BinaryKind::Add), &operands)?;
         }
