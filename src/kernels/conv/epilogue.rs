@@ -47,14 +47,10 @@ impl Epilogue {
         self.activation.filter(|&kind| kind != UnaryKind::Relu)
     }
 
-    /// What a kernel's name says of it.
-    pub(super) fn name(self) -> &'static str {
-        match (self.norm, self.add) {
-            (false, false) => "",
-            (true, false) => "_norm",
-            (false, true) => "_add",
-            (true, true) => "_norm_add",
-        }
+    /// What a kernel's name says of it: all but the bias.
+    pub(super) fn name(self) -> String {
+        let parts = [self.norm.then_some("norm"), self.add.then_some("add"), self.activation.map(UnaryKind::name)];
+        parts.into_iter().flatten().flat_map(|part| ["_", part]).collect()
     }
 }
 

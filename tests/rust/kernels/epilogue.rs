@@ -221,16 +221,17 @@ fn nan_stays_in_its_windows() {
 #[test]
 fn names_tell_what_was_fused() {
     let geometry = Geometry::new(1, [14, 14], 64, 64, 1, square(3, 1, 1)).unwrap();
-    let name = |norm, add| {
-        let epilogue = Epilogue { norm, add, ..Epilogue::default() };
+    let name = |norm, add, activation| {
+        let epilogue = Epilogue { bias: true, norm, add, activation };
         [
             Forward::new(Isa::Portable, geometry, epilogue).name(),
             Product::forward(Isa::Portable, &geometry, epilogue).name(),
         ]
     };
-    assert_eq!(name(true, true)[0], "conv_direct_norm_add_2x16_portable");
-    assert!(name(true, false)[1].starts_with("conv_winograd_norm_f4_"));
-    assert!(name(false, true)[1].starts_with("conv_winograd_add_f4_"));
+    assert_eq!(name(true, true, Some(UnaryKind::Relu))[0], "conv_direct_norm_add_relu_2x16_portable");
+    assert_eq!(name(false, false, None)[0], "conv_direct_2x16_portable");
+    assert!(name(true, false, None)[1].starts_with("conv_winograd_norm_f4_"));
+    assert!(name(false, true, Some(UnaryKind::Tanh))[1].starts_with("conv_winograd_add_tanh_f4_"));
 }
 
 proptest! {
