@@ -5,6 +5,7 @@
 
 mod builder;
 mod display;
+mod fused;
 pub mod grad;
 pub mod op;
 mod shape;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, shape_text};
+pub use fused::{Fused, FusedOperands};
 pub use op::{FlattenOrder, Op, Scalar, UnaryKind};
 
 /// A value's number in its graph.

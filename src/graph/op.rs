@@ -4,6 +4,8 @@
 
 pub use crate::algorithm::Algorithm;
 pub use crate::function::{AxisMap, BinaryKind, ReduceKind, Saved, Scalar, UnaryKind};
+
+use super::Fused;
 use crate::window::Window2d;
 
 /// How a map of pixels becomes a row of features.
@@ -116,8 +118,9 @@ impl Optimizer {
 /// One operation with its attributes. Operands and results are listed as `operands → results`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// x NHWC, weight HWIO[, bias] → y. The activation is set by fusion only.
-    Conv2d { window: Window2d, groups: usize, algorithm: Algorithm, activation: Option<UnaryKind> },
+    /// x NHWC, weight HWIO[, bias] → y. With more behind the sums by fusion: x, weight[, bias][, weight, bias, mean,
+    /// variance of a normalization][, what is added] → y.
+    Conv2d { window: Window2d, groups: usize, algorithm: Algorithm, fused: Fused },
     /// grad_y, weight → grad_x of the given height and width.
     Conv2dBackwardData { window: Window2d, groups: usize, algorithm: Algorithm, input: [usize; 2] },
     /// x, grad_y → grad_weight.

@@ -76,7 +76,7 @@ mod tests {
     fn the_first_wrong_rewrite_is_named() {
         let (graph, y) = chain();
         let truth = value(&graph, y);
-        let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1]];
+        let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1], PASSES[2], PASSES[3]];
         let mut judged = 0;
         let found = guilty(&graph, &[y], &passes, |graph| {
             judged += 1;

@@ -3,28 +3,25 @@
 //! In training only where the gradient follows from the result: otherwise the gradient reads the value before it too.
 
 use super::rewrites::named;
-use super::{Rewrites, readers};
-use crate::graph::{Graph, Op, ValueId};
+use super::{Rewrites, producers, readers};
+use crate::graph::{Fused, Graph, Op, ValueId};
 
 pub fn run(graph: &mut Graph, outputs: &[ValueId], rewrites: &mut Rewrites) {
-    let readers = readers(graph, outputs);
+    let (readers, producers) = (readers(graph, outputs), producers(graph));
     let mut nodes = graph.nodes().to_vec();
-    let mut producer = vec![None; graph.value_count()];
-    for (index, node) in nodes.iter().enumerate() {
-        for id in &node.outputs {
-            producer[id.0] = Some(index);
-        }
-    }
     let mut fused = vec![false; nodes.len()];
     for index in 0..nodes.len() {
         let Op::Unary(kind) = nodes[index].op else { continue };
         let (source, result) = (nodes[index].inputs[0], nodes[index].outputs[0]);
-        let Some(maker) = producer[source.0].filter(|_| readers[source.0] == 1) else { continue };
-        let free = matches!(nodes[maker].op, Op::Conv2d { activation: None, .. } | Op::Linear { activation: None });
+        let Some(maker) = producers[source.0].filter(|_| readers[source.0] == 1) else { continue };
+        let free = matches!(
+            nodes[maker].op,
+            Op::Conv2d { fused: Fused { activation: None, .. }, .. } | Op::Linear { activation: None }
+        );
         if !free || !rewrites.allow(|| format!("fused {} into {}", named(&nodes[index]), named(&nodes[maker]))) {
             continue;
         }
-        if let Op::Conv2d { activation, .. } | Op::Linear { activation } = &mut nodes[maker].op {
+        if let Op::Conv2d { fused: Fused { activation, .. }, .. } | Op::Linear { activation } = &mut nodes[maker].op {
             *activation = Some(kind);
         }
         nodes[maker].outputs = vec![result];

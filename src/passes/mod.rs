@@ -6,6 +6,8 @@
 pub mod bisect;
 mod drop_dead;
 mod fuse_activation;
+mod fuse_add;
+mod fuse_norm;
 mod rewrites;
 
 use crate::graph::{Graph, ValueId};
@@ -15,7 +17,12 @@ pub use rewrites::{PassReport, Rewrites};
 pub type Pass = fn(&mut Graph, &[ValueId], &mut Rewrites);
 
 /// Every rewrite by name, in the order in which they run.
-pub const PASSES: [(&str, Pass); 2] = [("drop_dead", drop_dead::run), ("fuse_activation", fuse_activation::run)];
+pub const PASSES: [(&str, Pass); 4] = [
+    ("drop_dead", drop_dead::run),
+    ("fuse_norm", fuse_norm::run),
+    ("fuse_add", fuse_add::run),
+    ("fuse_activation", fuse_activation::run),
+];
 
 /// Those of them that leave every node that is needed as it was traced.
 pub const PLAIN: [(&str, Pass); 1] = [PASSES[0]];
@@ -58,4 +65,15 @@ fn readers(graph: &Graph, outputs: &[ValueId]) -> Vec<usize> {
         count[id.0] += 1;
     }
     count
+}
+
+/// The node that makes each value, by its place in the graph.
+fn producers(graph: &Graph) -> Vec<Option<usize>> {
+    let mut producer = vec![None; graph.value_count()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for id in &node.outputs {
+            producer[id.0] = Some(index);
+        }
+    }
+    producer
 }

@@ -6,7 +6,7 @@ use pyo3::types::PyDict;
 
 use crate::error::Error;
 use crate::graph::op::{Algorithm, AxisMap, BinaryKind, Dim, DropoutUnit, Optimizer, ReduceKind, Span};
-use crate::graph::{FlattenOrder, Op, Scalar, UnaryKind};
+use crate::graph::{FlattenOrder, Fused, Op, Scalar, UnaryKind};
 use crate::window::Window2d;
 
 /// Largest size, stride or padding.
@@ -193,7 +193,7 @@ pub fn parse(op: &str, attrs: &Bound<'_, PyDict>, shapes: &[&[usize]]) -> PyResu
     Ok(match op {
         "conv2d" => {
             let (window, groups) = (attrs.window(weight(), true)?, attrs.number("groups", 1)?);
-            Op::Conv2d { window, groups, algorithm: attrs.algorithm()?, activation: None }
+            Op::Conv2d { window, groups, algorithm: attrs.algorithm()?, fused: Fused::default() }
         }
         "conv2d_backward_data" => {
             let (window, groups) = (attrs.window(weight(), true)?, attrs.number("groups", 1)?);

@@ -3,6 +3,7 @@
 use super::tensor::Tensor;
 use super::{arithmetic, axis_map, layers, loss, movement, norm, pool, unary, update};
 use crate::error::{Error, Result};
+use crate::function::BinaryKind;
 use crate::graph::Op;
 
 /// The results of `op`, of the given shapes; for an op with effects the new contents of the stored tensors it writes.
@@ -11,9 +12,16 @@ pub fn apply(op: &Op, operands: &[&Tensor], shapes: &[&[usize]]) -> Result<Vec<T
     let [x, ..] = operands else { return Err(Error::Internal("an op has operands".into())) };
     let one = |tensor: Tensor| Ok(vec![tensor]);
     match op {
-        Op::Conv2d { window, groups, activation, .. } => {
-            let y = layers::conv2d(x, operands[1], operands.get(2).copied(), window, *groups, shapes[0]);
-            one(activation.map_or_else(|| y.clone(), |kind| unary::forward(kind, &y)))
+        Op::Conv2d { window, groups, fused, .. } => {
+            let behind = fused.split(operands);
+            let mut y = layers::conv2d(x, operands[1], behind.bias.copied(), window, *groups, shapes[0]);
+            if let (Some(eps), &[weight, bias, mean, variance]) = (fused.norm, behind.norm) {
+                y = norm::batch_norm_infer(&[&y, weight, bias, mean, variance], f64::from(eps.get()));
+            }
+            if let Some(added) = behind.added {
+                y = arithmetic::binary(BinaryKind::Add, &y, added, shapes[0]);
+            }
+            one(fused.activation.map_or_else(|| y.clone(), |kind| unary::forward(kind, &y)))
         }
         Op::Conv2dBackwardData { window, groups, .. } => {
             one(layers::conv2d_backward_data(x, operands[1], window, *groups, shapes[0]))

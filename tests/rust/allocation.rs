@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cnnrs::algorithm::Algorithm;
 use cnnrs::arena::give_output;
 use cnnrs::graph::op::Optimizer;
-use cnnrs::graph::{Graph, Op, Scalar, UnaryKind, ValueId, grad};
+use cnnrs::graph::{Fused, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::program::{InputView, OutputBuf, Program};
 use cnnrs::storage::Stored;
 use cnnrs::tensor::DType;
@@ -76,7 +76,7 @@ impl Net {
     fn logits(&mut self, x: ValueId) -> ValueId {
         let conv = |pad| {
             let window = Window2d { kernel: [5, 5], pad: [[pad; 2]; 2], ..Window2d::UNIT };
-            Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, activation: None }
+            Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, fused: Fused::default() }
         };
         let halves = Window2d { kernel: [2, 2], stride: [2, 2], ..Window2d::UNIT };
         let average = || Op::AvgPool2d { window: halves, ceil_mode: false, count_include_pad: true };

@@ -131,7 +131,7 @@ impl Case {
             diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
         });
         for isa in Isa::available() {
-            let epilogue = Epilogue { bias: true, activation: None };
+            let epilogue = Epilogue { bias: true, activation: None, ..Epilogue::default() };
             same(&self.forward(isa, epilogue), &dst, "forward", isa, g);
             same(&self.backward_data(isa), &diff_src, "backward_data", isa, g);
             same(&self.backward_weights(isa), &diff_weights, "backward_weights", isa, g);
@@ -238,9 +238,9 @@ fn many_pixels_make_a_bounded_number_of_parts() {
 fn activations_follow_the_bias() {
     let case = Case::new(Geometry::new(2, [9, 7], 5, 19, 1, square(3, 1, 1)).unwrap());
     for isa in Isa::available() {
-        let plain = case.forward(isa, Epilogue { bias: true, activation: None });
+        let plain = case.forward(isa, Epilogue { bias: true, activation: None, ..Epilogue::default() });
         let expect = |kind: UnaryKind, f: &dyn Fn(f32) -> f32| {
-            let found = case.forward(isa, Epilogue { bias: true, activation: Some(kind) });
+            let found = case.forward(isa, Epilogue { bias: true, activation: Some(kind), ..Epilogue::default() });
             for (&x, &y) in plain.iter().zip(&found) {
                 assert!((f(x) - y).abs() <= 1e-6, "{kind:?}({x}) is {y} on {}", isa.name());
             }
@@ -257,7 +257,7 @@ fn nan_passes_through_relu_and_stays_in_its_windows() {
     let mut case = Case::new(geometry);
     case.src[0] = f32::NAN;
     for isa in Isa::available() {
-        let out = case.forward(isa, Epilogue { bias: true, activation: Some(UnaryKind::Relu) });
+        let out = case.forward(isa, Epilogue { bias: true, activation: Some(UnaryKind::Relu), ..Epilogue::default() });
         for (i, value) in out.iter().enumerate() {
             let (y, x) = (i / 3 / 6, i / 3 % 6);
             assert_eq!(value.is_nan(), y < 2 && x < 2, "pixel ({y}, {x}) on {}", isa.name());

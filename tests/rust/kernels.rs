@@ -11,6 +11,8 @@ mod depthwise;
 mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/epilogue.rs"]
+mod epilogue;
 #[path = "kernels/image.rs"]
 mod image;
 #[path = "kernels/norm.rs"]

@@ -8,7 +8,7 @@ use cnnrs::config::Algorithm;
 use cnnrs::error::{Error, Result};
 use cnnrs::exec::{self, Externals};
 use cnnrs::function::BinaryKind;
-use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
+use cnnrs::graph::{FlattenOrder, Fused, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::kernels::Kernel;
 use cnnrs::plan::{Options, Place, Plan, compile};
 use cnnrs::program::{InputView, Program};
@@ -47,7 +47,7 @@ fn network(layers: &[(u8, usize, usize)], batch: usize, size: usize) -> (Graph, 
                 let channels = 1 + first % 9;
                 let weight = weight(&mut graph, vec![kernel[0], kernel[1], shape[3], channels]);
                 graph.add(
-                    Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, activation: None },
+                    Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, fused: Fused::default() },
                     &[from, weight],
                     "conv",
                 )
@@ -215,7 +215,11 @@ fn run_with(fault: Fault, step: usize) -> Result<Vec<f32>> {
     let y = graph.add_one(Op::Unary(UnaryKind::Tanh), &[x], "first").unwrap();
     let window = Window2d { kernel: [3, 3], pad: [[1; 2]; 2], ..Window2d::UNIT };
     let z = graph
-        .add_one(Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, activation: None }, &[y, weight], "second")
+        .add_one(
+            Op::Conv2d { window, groups: 1, algorithm: Algorithm::Auto, fused: Fused::default() },
+            &[y, weight],
+            "second",
+        )
         .unwrap();
     let sound = compile(&graph, &[z], options()).unwrap();
     let mut plan = compile(&graph, &[z], options()).unwrap();

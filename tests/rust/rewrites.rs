@@ -9,7 +9,7 @@ mod draws;
 #[path = "rewrites/random.rs"]
 mod random;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cnnrs::error::Error;
@@ -316,6 +316,30 @@ fn the_random_graphs_hold_every_kind_of_op() {
     assert!(nodes > 1000 * 8, "{nodes} nodes");
 }
 
+/// Each kind of fusion happens often in random graphs, also in training, and several of them on one convolution.
+#[test]
+fn the_random_graphs_are_fused_in_every_way() {
+    let mut draws = Draws::new(29);
+    let (mut made, mut whole) = (BTreeMap::<&str, usize>::new(), 0);
+    for _ in 0..1000 {
+        let genes: Vec<u32> = (0..draws.below(90)).map(|_| draws.below(1 << 32) as u32).collect();
+        let case = decode(&genes);
+        let mut graph = case.graph.clone();
+        for report in simplify(&mut graph, &case.outputs, None) {
+            *made.entry(report.name).or_default() += report.rewrites.len();
+        }
+        let all = |node: &&Node| match node.op {
+            Op::Conv2d { fused, .. } => fused.norm.is_some() && fused.add && fused.activation.is_some(),
+            _ => false,
+        };
+        whole += graph.nodes().iter().filter(all).count();
+    }
+    for pass in ["drop_dead", "fuse_norm", "fuse_add", "fuse_activation"] {
+        assert!(made[pass] >= 60, "{made:?}");
+    }
+    assert!(whole >= 5, "only {whole} have everything");
+}
+
 /// A rewrite that is wrong now and then: products in layers of even number become sums.
 fn broken(graph: &mut Graph, _outputs: &[ValueId], rewrites: &mut Rewrites) {
     use cnnrs::function::BinaryKind::{Add, Mul};
@@ -332,7 +356,7 @@ fn broken(graph: &mut Graph, _outputs: &[ValueId], rewrites: &mut Rewrites) {
 /// In random graphs, the rewrite that is named is one that changes the result, and the graph before it is right.
 #[test]
 fn an_injected_wrong_rewrite_is_named() {
-    let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1]];
+    let passes = [PASSES[0], ("broken", broken as Pass), PASSES[1], PASSES[2], PASSES[3]];
     let mut draws = Draws::new(17);
     let mut caught = 0;
     for _ in 0..300 {

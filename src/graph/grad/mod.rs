@@ -5,7 +5,7 @@
 mod rules;
 
 use super::op::{BinaryKind, Saved, UnaryKind};
-use super::{Graph, Node, Op, ValueId};
+use super::{Fused, Graph, Node, Op, ValueId};
 use crate::error::{Error, Result};
 
 /// Adds to `graph` the nodes that compute Σ seedᵢ · ∂outputᵢ/∂w for each `w` of `wrt`.
@@ -148,7 +148,7 @@ impl Tape<'_> {
             }
             // A transposed convolution: its operands are a convolution's gradient and weight.
             &Op::Conv2dBackwardData { window, groups, algorithm, .. } => {
-                let conv = Op::Conv2d { window, groups, algorithm, activation: None };
+                let conv = Op::Conv2d { window, groups, algorithm, fused: Fused::default() };
                 self.emit(inputs[0], conv, &[grad, inputs[1]], name)?;
                 let weights = Op::Conv2dBackwardWeights { window, groups, algorithm };
                 self.emit(inputs[1], weights, &[grad, inputs[0]], name)

@@ -1,8 +1,8 @@
 //! Convolution, products of matrices, pooling.
 
-use super::{Results, float, floats, rank};
+use super::{Results, equal, float, floats, rank};
 use crate::error::{Error, Result};
-use crate::graph::ValueInfo;
+use crate::graph::{Fused, ValueInfo};
 use crate::tensor::shape_text;
 use crate::window::Window2d;
 
@@ -17,8 +17,8 @@ fn same(expected: usize, found: usize, what: &str, unit: &str, whose: &str, oper
     )))
 }
 
-fn bias(operands: &[&ValueInfo], channels: usize) -> Result<()> {
-    let Some(bias) = operands.get(2) else { return Ok(()) };
+fn bias(operand: Option<&&ValueInfo>, channels: usize) -> Result<()> {
+    let Some(bias) = operand else { return Ok(()) };
     floats(bias, "bias")?;
     if bias.shape == [channels] {
         return Ok(());
@@ -47,14 +47,24 @@ fn check_weight(weight: &[usize], window: &Window2d, groups: usize, channels: us
     Ok(())
 }
 
-pub(super) fn conv2d(operands: &[&ValueInfo], window: &Window2d, groups: usize) -> Results {
+pub(super) fn conv2d(operands: &[&ValueInfo], window: &Window2d, groups: usize, fused: Fused) -> Results {
     let x = rank(operands[0], 4, "input")?;
     let weight = rank(operands[1], 4, "weight")?;
     let shapes = format!("input {}, weight {}, groups={groups}", shape_text(x), shape_text(weight));
     check_weight(weight, window, groups, x[3], &shapes)?;
-    bias(operands, weight[3])?;
+    let behind = fused.split(operands);
+    bias(behind.bias, weight[3])?;
+    for (operand, name) in behind.norm.iter().zip(["norm weight", "norm bias", "mean", "variance"]) {
+        floats(operand, name)?;
+        equal(operand, &[weight[3]], name, "the channels")?;
+    }
     let [oh, ow] = window.output([x[1], x[2]], false)?;
-    float(vec![x[0], oh, ow, weight[3]])
+    let result = vec![x[0], oh, ow, weight[3]];
+    if let Some(added) = behind.added {
+        floats(added, "added")?;
+        equal(added, &result, "added", "the result")?;
+    }
+    float(result)
 }
 
 pub(super) fn conv2d_backward_data(
@@ -151,7 +161,7 @@ pub(super) fn linear(operands: &[&ValueInfo]) -> Results {
     if operands.len() == 3 && x.len() != 2 {
         return Err(Error::Internal("a bias goes with a single product".into()));
     }
-    bias(operands, outputs)?;
+    bias(operands.get(2), outputs)?;
     float(product(x, x[x.len() - 2], outputs))
 }
 

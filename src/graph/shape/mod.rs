@@ -24,9 +24,9 @@ pub fn infer(op: &Op, operands: &[&ValueInfo]) -> Results {
 #[allow(clippy::too_many_lines)] // one arm per op
 fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
     match op {
-        Op::Conv2d { window, groups, .. } => {
-            arity(operands, 2..=3)?;
-            layers::conv2d(operands, window, *groups)
+        Op::Conv2d { window, groups, fused, .. } => {
+            arity(operands, 2 + fused.count()..=3 + fused.count())?;
+            layers::conv2d(operands, window, *groups, *fused)
         }
         Op::Conv2dBackwardData { window, groups, input, .. } => {
             arity(operands, 2..=2)?;

@@ -1,5 +1,6 @@
 //! Forward and data gradient: walks over result pixels and runs tiles.
 
+use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
 use super::micro::{MAX_ROWS, RUN, Tile, tile, tile_rows};
 use super::pack::Problem;
@@ -82,13 +83,13 @@ impl Indirect {
     }
 
     /// # Safety
-    /// `src`, `packed`, `bias` and `dst` are the operands of this geometry; scratch as large as stated.
+    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry; scratch as large as stated.
     unsafe fn run(
         &self,
         task: usize,
         src: Src<'_, f32>,
         packed: Src<'_, f32>,
-        bias: Option<Src<'_, f32>>,
+        finish: Finish,
         dst: Dst<'_, f32>,
         activation: Option<UnaryKind>,
         scratch: *mut u8,
@@ -104,16 +105,16 @@ impl Indirect {
         let weights = problem.classes[class].packed_start + group * problem.group_len(class);
         let length = problem.panel_len(class);
         let single = problem.channels / problem.fold;
-        let bias = bias.map(|bias| bias.at(group * single, single));
-        let mut repeated = [0.0f32; MAX_LANES];
-        let bias = bias.map(|bias| if problem.fold == 1 { bias } else { repeat(bias, single, &mut repeated) });
-        let call = PanelCall {
-            problem,
-            weights: packed.at(weights, length * problem.panels()),
-            length,
-            bias,
-            relu: activation == Some(UnaryKind::Relu),
-        };
+        let mut finish = finish.at(group * single);
+        let mut repeated = [[0.0f32; MAX_LANES]; 5];
+        if problem.fold > 1 {
+            let [bias, norm @ ..] = &mut repeated;
+            finish.bias = repeat(finish.bias, single, bias);
+            for (from, repeated) in finish.norm.iter_mut().zip(norm) {
+                *from = repeat(*from, single, repeated);
+            }
+        }
+        let call = PanelCall { problem, weights: packed.at(weights, length * problem.panels()), length, finish };
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
         unsafe {
             let tables = Tables::new(lattice, &cut.reading, &cut.frame, self.mr, scratch);
@@ -153,7 +154,7 @@ impl Indirect {
         (at.image * self.dst_size[0] + y) * self.dst_size[1] + x
     }
 
-    /// Applies any activation but relu to finished rows, while they are in cache.
+    /// Applies an activation to finished rows, while they are in cache.
     ///
     /// # Safety
     /// The rows' results are inside `dst` and belong to this task; result pixels follow each other (forward).
@@ -165,7 +166,7 @@ impl Indirect {
         first_channel: usize,
         dst: Dst<'_, f32>,
     ) {
-        let Some(kind) = activation.filter(|&kind| kind != UnaryKind::Relu) else { return };
+        let Some(kind) = activation else { return };
         let (isa, nr) = (self.problem.isa, self.problem.nr());
         let (from, to) = (panels.start * nr, (panels.end * nr).min(self.problem.channels));
         // SAFETY: the caller's word.
@@ -190,11 +191,14 @@ impl Indirect {
     }
 }
 
-/// The bias of one pixel, once per folded pixel.
-fn repeat(bias: *const f32, count: usize, repeated: &mut [f32; MAX_LANES]) -> *const f32 {
+/// The `count` numbers of one pixel, if there are any, once per folded pixel.
+fn repeat(numbers: *const f32, count: usize, repeated: &mut [f32; MAX_LANES]) -> *const f32 {
+    if numbers.is_null() {
+        return numbers;
+    }
     for (i, value) in repeated.iter_mut().enumerate() {
-        // SAFETY: `i % count` is one of the bias's `count` values.
-        *value = unsafe { bias.wrapping_add(i % count).read_unaligned() };
+        // SAFETY: `i % count` is one of the `count` numbers.
+        *value = unsafe { numbers.wrapping_add(i % count).read_unaligned() };
     }
     repeated.as_ptr()
 }
@@ -209,13 +213,12 @@ struct PanelCall<'a> {
     problem: &'a Problem,
     weights: *const f32,
     length: usize,
-    bias: Option<*const f32>,
-    relu: bool,
+    finish: Finish,
 }
 
 impl PanelCall<'_> {
     /// # Safety
-    /// The tables of `slot` stand for `rows` rows; weights and bias are those of the group.
+    /// The tables of `slot` stand for `rows` rows; weights and epilogue are those of the group.
     unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize) {
         debug_assert!(rows <= MAX_ROWS);
         let nr = self.problem.nr();
@@ -234,8 +237,7 @@ impl PanelCall<'_> {
             results: tables.results(slot),
             channel,
             channels,
-            bias: self.bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(channel)),
-            relu: self.relu,
+            finish: self.finish.at(channel),
             run: RUN,
         };
         // SAFETY: the caller's word.
@@ -251,7 +253,7 @@ impl PanelCall<'_> {
     /// only a pixel's neighbours reach met a zero weight.
     ///
     /// # Safety
-    /// As for the tile that ran.
+    /// As for the tile that ran; what is added has memory of its own.
     unsafe fn repair(&self, call: &Tile, rows: usize) {
         let Problem { isa, fold, channels, .. } = *self.problem;
         let single = channels / fold;
@@ -275,14 +277,14 @@ impl PanelCall<'_> {
                         sum = if isa == Isa::Portable { sum + value * weight } else { value.mul_add(weight, sum) };
                     }
                 }
-                sum += if call.bias.is_null() { 0.0 } else { *call.bias.wrapping_add(lane) };
-                *result = if call.relu && sum < 0.0 { 0.0 } else { sum };
+                result.write(call.finish.one(isa, sum, lane, result));
             }
         }
     }
 }
 
-/// Convolution. Operands: input, packed weights, bias (if the epilogue has one), output.
+/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output; what is added may
+/// be the memory of the output if [`Forward::adds_in_place`].
 #[derive(Debug)]
 pub struct Forward {
     inner: Indirect,
@@ -295,11 +297,17 @@ impl Forward {
         let inner = Indirect::new(Problem::forward(isa, geometry), [geometry.oh, geometry.ow], geometry.oc);
         Self { inner, epilogue }
     }
+
+    /// Whether every result is written once, so that it may replace what is added to it: folded pixels may be summed
+    /// again.
+    pub fn adds_in_place(&self) -> bool {
+        self.inner.problem.fold == 1
+    }
 }
 
 impl Kernel for Forward {
     fn name(&self) -> String {
-        self.inner.name("conv_direct")
+        self.inner.name(&format!("conv_direct{}", self.epilogue.name()))
     }
 
     fn tasks(&self) -> usize {
@@ -315,10 +323,11 @@ impl Kernel for Forward {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        let bias = self.epilogue.bias.then(|| args.src::<f32>(2));
-        let dst = args.dst::<f32>(2 + usize::from(self.epilogue.bias));
+        let geometry = &self.inner.problem.geometry;
+        let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
+        let dst = args.dst::<f32>(2 + self.epilogue.operands());
         // SAFETY: the caller's word.
-        unsafe { self.inner.run(task, args.src(0), args.src(1), bias, dst, self.epilogue.activation, scratch) }
+        unsafe { self.inner.run(task, args.src(0), args.src(1), finish, dst, self.epilogue.later(), scratch) }
     }
 }
 
@@ -352,6 +361,6 @@ impl Kernel for BackwardData {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, args.src(0), args.src(1), None, args.dst(2), None, scratch) }
+        unsafe { self.0.run(task, args.src(0), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
     }
 }

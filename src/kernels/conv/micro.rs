@@ -1,5 +1,6 @@
 //! The register tiles: `MR` pointers × `NV` vectors of channels, the reduction innermost and free of branches.
 
+use super::epilogue::Finish;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -43,10 +44,8 @@ pub struct Tile {
     pub channel: usize,
     /// Channels to store, at most `NV` vectors.
     pub channels: usize,
-    /// One value per channel, or null.
-    pub bias: *const f32,
-    /// Whether to finish with max(x, 0).
-    pub relu: bool,
+    /// What follows the sums, from `channel` on.
+    pub finish: Finish,
     /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
     pub run: usize,
 }
@@ -55,7 +54,7 @@ pub struct Tile {
 
 /// # Safety
 /// Returns whether a result is NaN. Every row's segments are readable for `len` floats, the panel for every segment's rows of `NV` vectors at `pitch`,
-/// bias for `channels`; each result is writable for `channels` floats from `channel` on.
+/// operands per channel of the epilogue for `channels`; each result is writable for `channels` floats from `channel` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // see above
 unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> bool {
@@ -113,16 +112,12 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
         for v in 0..NV {
             let first = v * S::LANES;
             let count = (tile.channels - first).min(S::LANES);
-            let bias =
-                if tile.bias.is_null() { S::splat(0.0) } else { S::load_partial(tile.bias.wrapping_add(first), count) };
+            let channel = tile.finish.per_channel::<S, false>(first, count);
             for i in 0..MR {
-                let mut sum = S::add(S::load(spilled.at(i, v)), bias);
+                let sum = S::add(S::load(spilled.at(i, v)), channel.bias());
                 nan = S::or(nan, S::is_nan(sum));
-                if tile.relu {
-                    sum = S::max(S::splat(0.0), sum);
-                }
                 let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
-                S::store_partial(result, sum, count);
+                S::store_partial(result, tile.finish.finish::<S, false>(sum, &channel, result, count), count);
             }
         }
         S::any(nan)

@@ -4,7 +4,7 @@
 //! padding points at zeros. A tile of result pixels × channels is then one matrix product whose left side is read
 //! through the pointers, with no copy of the input. The same engine serves
 //!
-//! * [`Forward`]: result pixels are outputs; bias and activation in the epilogue;
+//! * [`Forward`]: result pixels are outputs; bias, normalization, addition and activation in the epilogue;
 //! * [`BackwardData`]: result pixels are inputs, split by their residue modulo the stride into dense sub-problems, so
 //!   that nothing is scattered;
 //! * linear layers, as convolutions of one-pixel images.
@@ -15,6 +15,7 @@
 
 mod backward_weights;
 pub mod depthwise;
+mod epilogue;
 mod gather;
 mod geometry;
 mod indirect;
@@ -24,17 +25,7 @@ mod tables;
 pub mod winograd;
 
 pub use backward_weights::BackwardWeights;
+pub use epilogue::Epilogue;
 pub use geometry::Geometry;
 pub use indirect::{BackwardData, Forward};
 pub use pack::{PackBackwardData, PackForward};
-
-use crate::function::UnaryKind;
-
-/// What follows a sum in registers or while the results are in cache.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Epilogue {
-    /// Add one value per output channel.
-    pub bias: bool,
-    /// Then apply this.
-    pub activation: Option<UnaryKind>,
-}

@@ -1,17 +1,21 @@
 //! Depthwise convolutions: on the weights as they are, and on repeated channels if several output channels share one.
 
+use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
-use crate::graph::{Node, ValueId};
+use crate::graph::{Fused, Node, ValueId};
+use crate::kernels::conv::Geometry;
 use crate::kernels::conv::depthwise::{self, Repeat, SumRepeated};
-use crate::kernels::conv::{Epilogue, Geometry};
 
 impl Lowering<'_> {
-    pub(super) fn depthwise_forward(&mut self, node: &Node, geometry: Geometry, epilogue: Epilogue) {
-        let mut operands = vec![self.repeated(node, node.inputs[0], geometry)];
-        operands.extend(self.buffers(&node.inputs[1..]));
+    pub(super) fn depthwise_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
+        let (epilogue, behind) = self.epilogue(node, fused);
+        let mut operands = vec![self.repeated(node, node.inputs[0], geometry), self.buffer(node.inputs[1])];
+        operands.extend(behind);
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_general("conv_direct");
-        self.push(node, depthwise::Forward::new(self.options.isa, geometry, epilogue), operands, geometry.describe());
+        let kernel = depthwise::Forward::new(self.options.isa, geometry, epilogue);
+        let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
+        self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }
 
     pub(super) fn depthwise_backward_data(&mut self, node: &Node, geometry: Geometry) {

@@ -3,7 +3,7 @@
 use super::{FLOAT, Lowering};
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
-use crate::graph::{Node, UnaryKind, ValueId};
+use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
 use crate::kernels::batch::Batch;
 use crate::kernels::conv::{self, Epilogue, Geometry, winograd};
 use crate::kernels::pool::PoolGeometry;
@@ -12,32 +12,39 @@ use crate::tensor::shape_text;
 use crate::window::Window2d;
 
 impl Lowering<'_> {
-    pub(super) fn forward(
-        &mut self,
-        node: &Node,
-        geometry: Geometry,
-        algorithm: Algorithm,
-        activation: Option<UnaryKind>,
-    ) {
+    pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm, fused: Fused) {
         let isa = self.options.isa;
-        let epilogue = Epilogue { bias: node.inputs.len() == 3, activation };
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
-            return self.depthwise_forward(node, geometry, epilogue);
+            return self.depthwise_forward(node, geometry, fused);
         };
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
-            return self.winograd_forward(node, geometry, epilogue);
+            return self.winograd_forward(node, geometry, fused);
         };
+        let (epilogue, behind) = self.epilogue(node, fused);
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
-        if let Some(&bias) = node.inputs.get(2) {
-            operands.push(self.buffer(bias));
-        }
+        operands.extend(behind);
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.refuse_winograd(&geometry, "conv_winograd", other);
-        self.push(node, conv::Forward::new(isa, geometry, epilogue), operands, geometry.describe());
+        let kernel = conv::Forward::new(isa, geometry, epilogue);
+        let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
+        self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
+    }
+
+    /// What follows the sums of a convolution, and its operands.
+    pub(super) fn epilogue(&mut self, node: &Node, fused: Fused) -> (Epilogue, Vec<usize>) {
+        let FusedOperands { bias, norm, added } = fused.split(&node.inputs);
+        let mut operands: Vec<usize> = bias.map(|&bias| self.buffer(bias)).into_iter().collect();
+        if let (Some(eps), &[weight, bias, mean, variance]) = (fused.norm, norm) {
+            operands.extend(self.buffers(&[weight, bias, mean]));
+            operands.push(self.reciprocal_deviation(node, variance, eps.get()));
+        }
+        operands.extend(added.map(|&added| self.buffer(added)));
+        let Fused { norm, add, activation } = fused;
+        (Epilogue { bias: bias.is_some(), norm: norm.is_some(), add, activation }, operands)
     }
 
     pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
@@ -76,14 +83,14 @@ impl Lowering<'_> {
     pub(super) fn linear(&mut self, node: &Node, activation: Option<UnaryKind>) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.outputs[0]))?;
         let Some(count) = product.count else {
-            self.forward(node, product.each, Algorithm::Auto, activation);
+            self.forward(node, product.each, Algorithm::Auto, Fused::activation(activation));
             return Ok(());
         };
         let isa = self.options.isa;
         let pack = conv::PackForward::new(isa, product.each);
         let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
-        let kernel = conv::Forward::new(isa, product.each, Epilogue { bias: false, activation });
+        let kernel = conv::Forward::new(isa, product.each, Epilogue { activation, ..Epilogue::default() });
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         self.push(node, Batch::new(kernel, count), operands, product.describe());
         Ok(())
@@ -139,6 +146,13 @@ impl Lowering<'_> {
         let x = self.shape(x);
         format!("n{}ih{}iw{}c{}{}", x[0], x[1], x[2], x[3], window.describe())
     }
+}
+
+/// The last operand but one, what an epilogue adds, may become the result if the kernel writes every result once and reads
+/// no other operand there.
+pub(super) fn added_in_place(epilogue: Epilogue, once: bool, operands: &[usize]) -> Option<(usize, usize)> {
+    let [others @ .., added, _] = operands else { return None };
+    (epilogue.add && once && !others.contains(added)).then_some((others.len(), others.len() + 1))
 }
 
 /// A matrix product as a convolution of one-pixel images, for each index of the leading axes.

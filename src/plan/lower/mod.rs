@@ -228,11 +228,11 @@ impl<'a> Lowering<'a> {
         let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
         match &node.op {
-            Op::Conv2d { window, groups, algorithm, activation } => {
+            Op::Conv2d { window, groups, algorithm, fused } => {
                 let x = self.shape(input(0));
                 let channels = self.shape(node.outputs[0])[3];
                 let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], channels, *groups, *window)?;
-                self.forward(node, geometry, *algorithm, *activation);
+                self.forward(node, geometry, *algorithm, *fused);
             }
             Op::Linear { activation } => self.linear(node, *activation)?,
             Op::Conv2dBackwardData { window, groups, algorithm, .. } => {

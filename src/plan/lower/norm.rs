@@ -112,12 +112,18 @@ impl Lowering<'_> {
 
     pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {
         let shape = self.per_channel(node.inputs[0]);
-        let [x, weight, bias, mean, variance] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
-        let rstd = self.temp(shape.channels * FLOAT);
+        let [x, weight, bias, mean] = [0, 1, 2, 3].map(|index| self.buffer(node.inputs[index]));
+        let rstd = self.reciprocal_deviation(node, node.inputs[4], eps);
         let text = shape_text(self.shape(node.inputs[0]));
-        self.push(node, ReciprocalDeviation::new(shape.channels, eps), vec![variance, rstd], text.clone());
         let operands = vec![x, weight, bias, mean, rstd, self.buffer(node.outputs[0])];
         self.push_in_place(node, Apply::new(self.options.isa, shape, false), operands, text, Some((0, 5)));
+    }
+
+    /// 1/√(variance + eps), once per version of a variance that the run does not write.
+    pub(super) fn reciprocal_deviation(&mut self, node: &Node, variance: ValueId, eps: f32) -> usize {
+        let channels = self.len(variance);
+        let kernel = ReciprocalDeviation::new(channels, eps);
+        self.pack(node, variance, kernel, channels, format!("reciprocal_deviation {:08x}", eps.to_bits()))
     }
 
     pub(super) fn group_norm(&mut self, node: &Node, groups: usize, eps: f32) {

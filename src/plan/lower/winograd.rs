@@ -1,20 +1,23 @@
 //! Convolutions by transformed tiles.
 
+use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
-use crate::graph::Node;
+use crate::graph::{Fused, Node};
 use crate::kernels::conv::winograd::{BackwardWeights, Pack, Product};
 use crate::kernels::conv::{Epilogue, Geometry};
 
 impl Lowering<'_> {
-    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, epilogue: Epilogue) {
+    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
         let isa = self.options.isa;
+        let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
-        self.winograd(node, kernel, Pack::forward(isa, &geometry), "conv_direct", &geometry);
+        self.winograd(node, (kernel, epilogue, behind), Pack::forward(isa, &geometry), "conv_direct", &geometry);
     }
 
     pub(super) fn winograd_backward_data(&mut self, node: &Node, geometry: Geometry) {
         let isa = self.options.isa;
         let kernel = Product::backward_data(isa, &geometry, self.keeps_packed(node.inputs[1]));
+        let kernel = (kernel, Epilogue::default(), Vec::new());
         self.winograd(node, kernel, Pack::backward_data(isa, &geometry), "conv_backward_data", &geometry);
     }
 
@@ -27,7 +30,15 @@ impl Lowering<'_> {
         self.push(node, kernel, operands, geometry.describe());
     }
 
-    fn winograd(&mut self, node: &Node, kernel: Product, pack: Pack, other: &str, geometry: &Geometry) {
+    /// `behind` are the operands of the epilogue.
+    fn winograd(
+        &mut self,
+        node: &Node,
+        (kernel, epilogue, behind): (Product, Epilogue, Vec<usize>),
+        pack: Pack,
+        other: &str,
+        geometry: &Geometry,
+    ) {
         let mut operands = vec![self.buffer(node.inputs[0])];
         operands.push(if kernel.takes_raw() {
             self.buffer(node.inputs[1])
@@ -35,13 +46,14 @@ impl Lowering<'_> {
             let (floats, format) = (pack.packed_len(), pack.format());
             self.pack(node, node.inputs[1], pack, floats, format)
         });
-        operands.extend(node.inputs.get(2).map(|&bias| self.buffer(bias)));
+        operands.extend(behind);
+        operands.push(self.buffer(node.outputs[0]));
+        let in_place = added_in_place(epilogue, true, &operands);
         if kernel.positions_len() > 0 {
             operands.push(self.temp(kernel.positions_len() * FLOAT));
         }
-        operands.push(self.buffer(node.outputs[0]));
         self.refused.push((other.to_owned(), "more products".to_owned()));
-        self.push(node, kernel, operands, geometry.describe());
+        self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }
 
     /// Notes why a convolution by 3x3 is not computed this way; of others that is no question.

@@ -48,7 +48,7 @@ impl Case {
     }
 
     fn forward(&self, isa: Isa, activation: Option<UnaryKind>) -> Vec<f32> {
-        let kernel = Forward::new(isa, self.geometry, Epilogue { bias: true, activation });
+        let kernel = Forward::new(isa, self.geometry, Epilogue { bias: true, activation, ..Epilogue::default() });
         let dst = Operand::poison::<f32>(self.geometry.dst_len());
         let operands = [Operand::of(&self.src), Operand::of(&self.weights), Operand::of(&self.bias), dst];
         run(&kernel, &operands)[3].get()
@@ -207,7 +207,8 @@ fn general(case: &Case, isa: Isa) -> Vec<f32> {
     let pack = conv::PackForward::new(isa, case.geometry);
     let packed = Operand::poison::<f32>(pack.packed_len());
     let packed: Vec<f32> = run(&pack, &[Operand::of(&case.weights), packed])[1].get();
-    let kernel = conv::Forward::new(isa, case.geometry, Epilogue { bias: true, activation: None });
+    let kernel =
+        conv::Forward::new(isa, case.geometry, Epilogue { bias: true, activation: None, ..Epilogue::default() });
     let dst = Operand::poison::<f32>(case.geometry.dst_len());
     let operands = [&case.src[..], &packed, &case.bias].map(Operand::of);
     run(&kernel, &[&operands[..], &[dst]].concat())[3].get()

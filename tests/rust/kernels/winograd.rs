@@ -35,7 +35,8 @@ impl Case {
     }
 
     fn forward(&self, isa: Isa, activation: Option<UnaryKind>, kept: bool) -> Vec<f32> {
-        let kernel = Product::forward(isa, &self.geometry, Epilogue { bias: true, activation }, kept);
+        let kernel =
+            Product::forward(isa, &self.geometry, Epilogue { bias: true, activation, ..Epilogue::default() }, kept);
         let weights = self.weights(&kernel, &Pack::forward(isa, &self.geometry));
         product(&kernel, vec![Operand::of(&self.src), weights, Operand::of(&self.bias)], self.geometry.dst_len())
     }
@@ -94,11 +95,12 @@ impl Case {
 
 /// Runs a kernel on operands, positions where it wants them, and a result of `len` numbers.
 fn product(kernel: &Product, mut operands: Vec<Operand>, len: usize) -> Vec<f32> {
+    let result = operands.len();
+    operands.push(Operand::poison::<f32>(len));
     if kernel.positions_len() > 0 {
         operands.push(Operand::poison::<f32>(kernel.positions_len()));
     }
-    operands.push(Operand::poison::<f32>(len));
-    run(kernel, &operands).last().unwrap().get()
+    run(kernel, &operands)[result].get()
 }
 
 /// Packed copies have gaps between their planes that nobody reads.

@@ -3,7 +3,7 @@
 use cnnrs::algorithm::Algorithm;
 use cnnrs::function::{AxisMap, BinaryKind, ReduceKind};
 use cnnrs::graph::op::{Dim, DropoutUnit, Optimizer, Span};
-use cnnrs::graph::{FlattenOrder, Graph, Op, Scalar, UnaryKind, ValueId, grad};
+use cnnrs::graph::{FlattenOrder, Fused, Graph, Op, Scalar, UnaryKind, ValueId, grad};
 use cnnrs::reference::Tensor;
 use cnnrs::tensor::DType;
 use cnnrs::window::Window2d;
@@ -176,8 +176,30 @@ impl Builder<'_> {
         if self.below(2) == 1 {
             operands.push(self.parameter(&[groups * per_group], 0.5, 0.0));
         }
-        let y = self.node(Op::Conv2d { window, groups, algorithm: Algorithm::Auto, activation: None }, &operands)?;
+        let conv = Op::Conv2d { window, groups, algorithm: Algorithm::Auto, fused: Fused::default() };
+        // A shortcut is made before the convolution or after it.
+        let shortcut = self.below(4);
+        let before = if shortcut == 0 { Some(self.node(conv.clone(), &operands)?) } else { None };
+        let mut y = self.node(conv.clone(), &operands)?;
+        if self.below(2) == 0 {
+            y = self.frozen_norm(y)?;
+        }
+        if shortcut < 2 {
+            let other = before.map_or_else(|| self.node(conv, &operands), Some)?;
+            let operands = if self.below(2) == 0 { [y, other] } else { [other, y] };
+            y = self.node(Op::Binary(BinaryKind::Add), &operands)?;
+        }
         if self.below(2) == 1 { self.activation(y) } else { Some(y) }
+    }
+
+    /// Normalization of which nothing is trained.
+    fn frozen_norm(&mut self, x: ValueId) -> Option<ValueId> {
+        let c = *self.shape(x).last()?;
+        let weight = self.stored(&[c], |draws| 1.0 + 0.25 * draws.normal());
+        let bias = self.stored(&[c], |draws| 0.25 * draws.normal());
+        let mean = self.stored(&[c], |draws| 0.1 * draws.normal());
+        let variance = self.stored(&[c], |draws| 1.0 + 0.5 * draws.uniform());
+        self.node(Op::BatchNormInfer { eps: Scalar::new(0.1) }, &[x, weight, bias, mean, variance])
     }
 
     fn activation(&mut self, x: ValueId) -> Option<ValueId> {

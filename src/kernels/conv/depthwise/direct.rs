@@ -6,6 +6,7 @@ use super::positions::{Positions, Units, pieces, split};
 use super::tile::{Tile, tile, tile_pixels};
 use crate::function::UnaryKind;
 use crate::kernels::Kernel;
+use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::gather::Axis;
 use crate::kernels::conv::{Epilogue, Geometry};
 use crate::kernels::elementwise;
@@ -53,13 +54,13 @@ impl Direct {
     }
 
     /// # Safety
-    /// `src`, `weights`, `bias` and `dst` are the operands of this geometry.
+    /// `src`, `weights`, `finish` and `dst` are the operands of this geometry.
     unsafe fn run(
         &self,
         task: usize,
         src: Src<'_, f32>,
         weights: Src<'_, f32>,
-        bias: Option<Src<'_, f32>>,
+        finish: Finish,
         dst: Dst<'_, f32>,
         activation: Option<UnaryKind>,
     ) {
@@ -72,8 +73,7 @@ impl Direct {
             rows: &[],
             columns: &[],
             weights: weights.at(0, self.geometry.taps() * channels),
-            bias: bias.map_or(std::ptr::null(), |bias| bias.at(0, channels)),
-            relu: activation == Some(UnaryKind::Relu),
+            finish,
             dst: std::ptr::null_mut(),
             dst_pitch: 0,
             channels,
@@ -113,7 +113,7 @@ impl Direct {
                 }
                 after.for_each(|x| run(x..x + 1, w.reached(x)));
             }
-            if let Some(kind) = activation.filter(|&kind| kind != UnaryKind::Relu) {
+            if let Some(kind) = activation {
                 let count = columns.len() * channels;
                 let values = dst.at((dst_line + columns.start) * channels, count);
                 // SAFETY: this unit's results, just written.
@@ -136,13 +136,12 @@ impl Direct {
     }
 }
 
-/// Depthwise convolution. Operands: input, weights, bias (if the epilogue has one), output; input and output have as many
-/// channels.
+/// Depthwise convolution. Operands: input, weights, those of the epilogue ([`Epilogue::operands`]), output; input and
+/// output have as many channels; what is added may be the memory of the output if [`Forward::adds_in_place`].
 #[derive(Debug)]
 pub struct Forward {
     inner: Direct,
-    bias: bool,
-    activation: Option<UnaryKind>,
+    epilogue: Epilogue,
 }
 
 impl Forward {
@@ -150,14 +149,20 @@ impl Forward {
     pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
         let axes = [0, 1].map(|axis| vec![Axis::forward(&geometry, axis)]);
         let (src, dst) = ([geometry.ih, geometry.iw], [geometry.oh, geometry.ow]);
-        let Epilogue { bias, activation } = epilogue;
-        Self { inner: Direct::new(isa, geometry, axes, src, dst), bias, activation }
+        Self { inner: Direct::new(isa, geometry, axes, src, dst), epilogue }
+    }
+
+    /// Whether every result is written once, so that it may replace what is added to it: a last vector that is not full
+    /// starts earlier and computes some channels a second time.
+    pub fn adds_in_place(&self) -> bool {
+        let (channels, lanes) = (self.inner.channels, self.inner.isa.lanes());
+        channels < lanes || channels.is_multiple_of(lanes)
     }
 }
 
 impl Kernel for Forward {
     fn name(&self) -> String {
-        self.inner.name("conv_depthwise")
+        self.inner.name(&format!("conv_depthwise{}", self.epilogue.name()))
     }
 
     fn tasks(&self) -> usize {
@@ -169,10 +174,11 @@ impl Kernel for Forward {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let bias = self.bias.then(|| args.src::<f32>(2));
-        let dst = args.dst::<f32>(2 + usize::from(self.bias));
+        let geometry = &self.inner.geometry;
+        let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
+        let dst = args.dst::<f32>(2 + self.epilogue.operands());
         // SAFETY: the caller's word.
-        unsafe { self.inner.run(task, args.src(0), args.src(1), bias, dst, self.activation) }
+        unsafe { self.inner.run(task, args.src(0), args.src(1), finish, dst, self.epilogue.later()) }
     }
 }
 
@@ -208,6 +214,6 @@ impl Kernel for BackwardData {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, args.src(0), args.src(1), None, args.dst(2), None) }
+        unsafe { self.0.run(task, args.src(0), args.src(1), Finish::NONE, args.dst(2), None) }
     }
 }

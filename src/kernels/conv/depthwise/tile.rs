@@ -1,6 +1,7 @@
 //! The register tiles: some pixels × two vectors of channels, or some taps × two vectors, all channels in turn.
 
 use super::positions::Tap;
+use crate::kernels::conv::epilogue::Finish;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -44,10 +45,8 @@ pub struct Tile<'a> {
     pub ahead: usize,
     /// All weights.
     pub weights: *const f32,
-    /// One value per channel, or null.
-    pub bias: *const f32,
-    /// Whether to finish with max(x, 0).
-    pub relu: bool,
+    /// What follows the sums.
+    pub finish: Finish,
     /// The first result.
     pub dst: *mut f32,
     /// Floats from one result to the next.
@@ -87,17 +86,11 @@ unsafe fn strip<S: Simd, const PX: usize, const V: usize, const FULL: bool>(tile
             prefetch::<S, PX, V>(tile, k);
         }
         for v in 0..V {
-            let bias = if tile.bias.is_null() {
-                S::splat(0.0)
-            } else {
-                load::<S, FULL>(tile.bias.wrapping_add(k + v * S::LANES), lanes)
-            };
+            let channel = tile.finish.per_channel::<S, FULL>(k + v * S::LANES, lanes);
             for i in 0..PX {
-                let mut sum = S::add(sums[i][v], bias);
-                if tile.relu {
-                    sum = S::max(S::splat(0.0), sum);
-                }
-                store::<S, FULL>(tile.dst.wrapping_add(i * tile.dst_pitch + k + v * S::LANES), sum, lanes);
+                let sum = S::add(sums[i][v], channel.bias());
+                let at = tile.dst.wrapping_add(i * tile.dst_pitch + k + v * S::LANES);
+                store::<S, FULL>(at, tile.finish.finish::<S, FULL>(sum, &channel, at, lanes), lanes);
             }
         }
     }

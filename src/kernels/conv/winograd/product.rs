@@ -4,9 +4,9 @@ use super::pack::{Panels, transform_weights};
 use super::source::{Positions, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::{Geometry, RUN, Task, share};
-use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
+use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::{Tile, tile, tile_rows};
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -32,9 +32,9 @@ enum Cut {
     Panels { raw: bool },
 }
 
-/// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, bias (if the epilogue has one), positions
-/// (if [`positions_len`](Self::positions_len) is not 0), result. The weights are packed unless
-/// [`takes_raw`](Self::takes_raw).
+/// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, those of the epilogue
+/// ([`Epilogue::operands`]), result, positions (if [`positions_len`](Self::positions_len) is not 0). The weights are
+/// packed unless [`takes_raw`](Self::takes_raw); what is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
     isa: Isa,
@@ -123,7 +123,8 @@ impl Kernel for Product {
     fn name(&self) -> String {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
-        format!("{what}_f4{cut}_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
+        let epilogue = self.epilogue.name();
+        format!("{what}{epilogue}_f4{cut}_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -162,17 +163,15 @@ impl Kernel for Product {
         let zeros = sums.wrapping_add(layout.sums.floats());
         let table = source.wrapping_add(layout.floats()).cast::<*const f32>();
         let results = table.wrapping_add(layout.tiles).cast::<*mut f32>();
-        let bias = usize::from(self.epilogue.bias);
-        let by_panels = usize::from(matches!(self.cut, Cut::Panels { .. }));
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
-        let dst = args.dst::<f32>(2 + bias + by_panels);
+        let (len, result) = (of.n * of.dh * of.dw * of.dc, 2 + self.epilogue.operands());
         let run = Run {
             sums,
             positions: layout.sums,
             table,
             results,
-            bias: (bias > 0).then(|| args.src::<f32>(2).at(0, of.dc)),
-            dst: dst.at(0, of.n * of.dh * of.dw * of.dc),
+            finish: self.epilogue.finish(args, of.dc, len),
+            dst: args.dst::<f32>(result).at(0, len),
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.
@@ -192,7 +191,7 @@ impl Kernel for Product {
                 Cut::Panels { .. } if task < self.phase(0).end => {
                     let tiles = task * TILES..((task + 1) * TILES).min(of.tiles());
                     let places = self.all();
-                    let positions = args.dst::<f32>(2 + bias).at(0, places.floats());
+                    let positions = args.dst::<f32>(result + 1).at(0, places.floats());
                     zeros.write_bytes(0, layout.zeros);
                     self.transform(
                         tiles.clone(),
@@ -205,7 +204,7 @@ impl Kernel for Product {
                 Cut::Panels { raw } => {
                     let panel = task - self.phase(1).start;
                     let places = self.all();
-                    let positions = args.src::<f32>(2 + bias).at(0, places.floats());
+                    let positions = args.src::<f32>(result + 1).at(0, places.floats());
                     let given = args.src::<f32>(1);
                     let weights = if raw {
                         let given = given.at(0, 9 * of.sc * of.dc);
@@ -227,7 +226,7 @@ struct Run {
     positions: Positions,
     table: *mut *const f32,
     results: *mut *mut f32,
-    bias: Option<*const f32>,
+    finish: Finish,
     dst: *mut f32,
 }
 
@@ -289,8 +288,7 @@ impl Product {
                         results: run.results.add(rows.start),
                         channel: position * sums.plane,
                         channels: self.panels.nr,
-                        bias: std::ptr::null(),
-                        relu: false,
+                        finish: Finish::NONE,
                         run: RUN,
                     };
                     tile(isa, rows.len(), 2, &product);
@@ -299,8 +297,7 @@ impl Product {
             let first = panel * self.panels.nr;
             let write = Write {
                 plane: sums.plane,
-                bias: run.bias.map_or(std::ptr::null(), |bias| bias.wrapping_add(first)),
-                relu: self.epilogue.activation == Some(UnaryKind::Relu),
+                finish: run.finish.at(first),
                 pitch: [of.dw * of.dc, of.dc],
                 channels: self.panels.nr.min(of.dc - first),
             };
@@ -321,7 +318,7 @@ impl Product {
     /// # Safety
     /// `at` is the first of `size` result pixels that this task has written.
     unsafe fn activate(&self, at: *mut f32, size: [usize; 2], write: &Write) {
-        let Some(kind) = self.epilogue.activation.filter(|&kind| kind != UnaryKind::Relu) else { return };
+        let Some(kind) = self.epilogue.later() else { return };
         for pixel in 0..size[0] * size[1] {
             let (y, x) = (pixel / size[1], pixel % size[1]);
             let at = at.wrapping_add(y * write.pitch[0] + x * write.pitch[1]);
@@ -335,9 +332,8 @@ impl Product {
 struct Write {
     /// Floats from one position of the sums to the next.
     plane: usize,
-    /// One value per channel, or null.
-    bias: *const f32,
-    relu: bool,
+    /// What follows the sums, from the panel's first channel on.
+    finish: Finish,
     /// Floats from one result row and pixel to the next.
     pitch: [usize; 2],
     channels: usize,
@@ -353,7 +349,7 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
         for c in (0..write.channels).step_by(S::LANES) {
             let lanes = S::LANES.min(write.channels - c);
             let zero = S::splat(0.0);
-            let bias = if write.bias.is_null() { zero } else { S::load_partial(write.bias.wrapping_add(c), lanes) };
+            let channel = write.finish.per_channel::<S, false>(c, lanes);
             let mut values = [[zero; IN]; IN];
             for y in 0..IN {
                 for x in 0..IN {
@@ -366,15 +362,12 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
                     if y >= size[0] || x >= size[1] {
                         continue;
                     }
-                    let mut value = S::add(values[y][x], bias);
-                    if write.relu {
-                        value = S::max(zero, value);
-                    }
+                    let value = S::add(values[y][x], channel.bias());
                     let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
                     if lanes == S::LANES {
-                        S::store(at, value);
+                        S::store(at, write.finish.finish::<S, true>(value, &channel, at, lanes));
                     } else {
-                        S::store_partial(at, value, lanes);
+                        S::store_partial(at, write.finish.finish::<S, false>(value, &channel, at, lanes), lanes);
                     }
                 }
             }
