@@ -29,7 +29,7 @@ class Worker:
         """Start the process and let it import its library.
 
         Args:
-            library: "cnnrs" or "torch".
+            library: "cnnrs", "torch" or another that has a `side_LIBRARY.py`.
             python: interpreter that has the library.
             threads: size of the library's thread pool.
 
@@ -37,6 +37,7 @@ class Worker:
             WorkerError: the interpreter or the library cannot be had.
         """
         self.library = library
+        self.imported_bytes = 0
         self._process: subprocess.Popen[str] | None = None
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         try:
@@ -51,7 +52,7 @@ class Worker:
             message = f"{library}: cannot start its Python: {error}"
             raise WorkerError(message) from error
         try:
-            self.call("ready")
+            self.imported_bytes = self.call("ready")
         except WorkerError:
             self.close()
             raise
