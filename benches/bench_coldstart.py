@@ -15,9 +15,9 @@ from benches.peers import ROOT, WorkerError
 EPOCHS = 10
 PHASES = ("import", "load", "train and test")
 
-_NOTE = """Seconds from the start of a fresh Python process to its end: it imports cnnrs, loads MNIST from its files, trains
-LeNet-5 (ReLU, max-pooling, batch 64, Nesterov momentum 0.9, weight decay 5e-4, one cycle of the learning rate over
-{epochs} epochs with its peak at 0.05), tests after each epoch and stops when the accuracy is reached."""
+_NOTE = """Seconds from the start of a fresh Python process to its end: it imports cnnrs, loads MNIST from its files,
+trains LeNet-5 (ReLU, max-pooling, batch 64, Nesterov momentum 0.9, weight decay 5e-4, one cycle of the learning rate
+over {epochs} epochs with its peak at 0.05), tests after each epoch and stops when the accuracy is reached."""
 
 
 def run(hosts: Hosts, threads: int, seeds: Sequence[int], goal: float, epochs: int) -> Outcome:

@@ -9,8 +9,8 @@ from benches.common import Outcome, markdown_table
 from benches.peers import WorkerError
 
 _NOTE = """MB are 10^6 bytes. `peak` is the most that a fresh process ever had resident: interpreter, library, weights,
-optimizer, one ready batch and the steps. `after import` is its peak when the library was imported and nothing else done.
-`share` is cnnrs's peak over the smallest peak of a peer."""
+optimizer, one ready batch and the steps. `after import` is its peak when the library was imported and nothing else
+done. `share` is cnnrs's peak over the smallest peak of a peer."""
 
 
 def run(gathering: Gathering, cases: Sequence[Case], steps: int) -> Outcome:
@@ -44,7 +44,7 @@ def run(gathering: Gathering, cases: Sequence[Case], steps: int) -> Outcome:
 
 
 def share(peaks: dict[str, int]) -> float | None:
-    """cnnrs's peak over the smallest of a peer; None when it ran alone."""
+    """Peak of cnnrs over the smallest of a peer; None when it ran alone."""
     peers = [peak for label, peak in peaks.items() if label != "cnnrs"]
     return peaks["cnnrs"] / min(peers) if peers else None
 

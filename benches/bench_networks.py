@@ -1,4 +1,4 @@
-"""Whole networks: a training step and inference, cnnrs against everybody who can do it, each in a process of its own."""
+"""Whole networks: training step and inference, cnnrs against everybody who can, each in a process of its own."""
 
 import statistics
 import sys
@@ -30,11 +30,11 @@ OPTIMIZER = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 TOLERANCE = 1e-3  # of logits to the largest, and of the first loss: a sanity check of what is compared
 SEED = 0
 
-_NOTE = """Times are medians in ms [first quartile-third quartile] of single calls; the JSON has the least and the 10th and
-90th percentile too. GF/s counts the multiply-adds of convolutions and fully connected layers, 2 flops each, of the
+_NOTE = """Times are medians in ms [first quartile-third quartile] of single calls; the JSON has the least and the 10th
+and 90th percentile too. GF/s counts the multiply-adds of convolutions and fully connected layers, 2 flops each, of the
 direct convolution, so an algorithm that needs fewer may exceed the peak. `ratio` is the fastest peer's median over
-cnnrs's. `error` is the largest difference of a peer's logits from cnnrs's relative to the largest, from the same weights
-on the same images, over all peers."""
+cnnrs's. `error` is the largest difference of a peer's logits from cnnrs's relative to the largest, from the same
+weights on the same images, over all peers."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,9 @@ def run(session: Session, gathering: Gathering, cases: Sequence[Case]) -> Outcom
         "optimizer": OPTIMIZER,
         "rows": [row.record() for row in rows],
     }
-    parts = [
-        f"Measured FMA peak: {peak:.0f} GFLOP/s [{min(peaks):.0f}-{max(peaks):.0f}]; "
-        f"memory: {stream['read']:.1f} GB/s read, {stream['copy']:.1f} GB/s copied",
-        _NOTE,
-    ]
+    rates = f"Measured FMA peak: {peak:.0f} GFLOP/s [{min(peaks):.0f}-{max(peaks):.0f}]; "
+    rates += f"memory: {stream['read']:.1f} GB/s read, {stream['copy']:.1f} GB/s copied"
+    parts = [rates, _NOTE]
     for mode, title in (("train", "Training step"), ("infer", "Inference")):
         chosen = [row for row in rows if row.case.mode == mode]
         if chosen:

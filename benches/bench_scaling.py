@@ -9,8 +9,9 @@ from benches.bench_networks import OPTIMIZER, SEED, Case
 from benches.common import CheckError, Contestant, Hosts, Outcome, Session, Summary, markdown_table, quartiles
 from benches.networks import flops
 
-_NOTE = """Times are medians in ms [first quartile-third quartile] of single calls, each number of threads in a process of
-its own. `speed-up` is the median on the fewest threads over the median on the most. The results have the same bits."""
+_NOTE = """Times are medians in ms [first quartile-third quartile] of single calls, each number of threads in a process
+of its own. `speed-up` is the median on the first number of threads over that on the last. The results have the same
+bits."""
 
 
 def run(session: Session, hosts: Hosts, cases: Sequence[Case], threads: Sequence[int]) -> Outcome:

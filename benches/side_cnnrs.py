@@ -118,7 +118,7 @@ class Side:
         batch: int,
         seed: int,
         variant: str,
-        optimizer: dict[str, float],
+        optimizer: dict[str, Any],
         folder: str | None,
     ) -> dict[str, Any]:
         """Make "run", one call of a network; `variant` is for peers.
@@ -128,13 +128,14 @@ class Side:
         """
         about = NETWORKS[network]
         cnnrs.manual_seed(seed)
-        model = models.get_model(network, **dict(about.options)).eval()
+        options: dict[str, Any] = dict(about.options)
+        model = models.get_model(network, **options).eval()
         rng = np.random.default_rng(seed)
         images = rng.standard_normal((batch, *about.image), dtype=np.float32)
         labels = rng.integers(0, about.classes, batch)
         if folder is not None:
             stored: dict[str, Any] = {"images": images, "labels": labels, "logits": model(images)}
-            np.savez(Path(folder) / "network.npz", **stored, **model.state_dict(copy=True))
+            np.savez(Path(folder) / "network.npz", **stored | model.state_dict(copy=True))
         if mode == "infer":
             self.calls = {"run": lambda: model(images)}
             return {"loss": None, "digest": sha256(model(images).tobytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Converts a network for the peers that only infer: torch to ONNX, and to ncnn through pnnx; runs in a worker process."""
+"""Converts a network for the peers that only infer: torch to ONNX, and through pnnx to ncnn; runs in a worker."""
 
 import importlib
 import os
