@@ -12,7 +12,7 @@ from typing import Any
 from benches.common import Hosts, Outcome, markdown_table
 from benches.peers import ROOT, WorkerError
 
-EPOCHS = 10
+EPOCHS = 3
 PHASES = ("import", "load", "train and test")
 
 _NOTE = """Seconds from the start of a fresh Python process to its end: it imports cnnrs, loads MNIST from its files,

@@ -12,6 +12,7 @@ from benches.common import (
     Contestant,
     Hosts,
     Outcome,
+    Rounds,
     Session,
     Summary,
     lead,
@@ -130,10 +131,9 @@ def run(session: Session, gathering: Gathering, cases: Sequence[Case]) -> Outcom
     peaks, streams, rows = [session.peak()], [session.stream()], []
     for case in cases:
         row = measure(session, gathering, case)
-        if row is not None:
-            shown = ", ".join(f"{label} {milliseconds(median)}" for label, median in row.medians.items())
-            print(f"{case}: {shown} ms", file=sys.stderr)
-            rows.append(row)
+        shown = ", ".join(f"{label} {milliseconds(median)}" for label, median in row.medians.items())
+        print(f"{case}: {shown} ms", file=sys.stderr)
+        rows.append(row)
         peaks.append(session.peak())
     streams.append(session.stream())
     peak = statistics.median(peaks)
@@ -155,8 +155,8 @@ def run(session: Session, gathering: Gathering, cases: Sequence[Case]) -> Outcom
     return Outcome(record, "\n\n".join(parts), gathering.libraries, gathering.notes)
 
 
-def measure(session: Session, gathering: Gathering, case: Case) -> Row | None:
-    """Start everybody, check and time one case; None with a note if somebody died while being timed.
+def measure(session: Session, gathering: Gathering, case: Case) -> Row:
+    """Start everybody, check and time one case.
 
     Raises:
         CheckError: a result of cnnrs differs from torch's.
@@ -200,11 +200,26 @@ def measure(session: Session, gathering: Gathering, case: Case) -> Row | None:
             contestants.append(Contestant(label, worker, "run"))
         for path in Path(session.folder).glob("network*"):
             path.unlink()
+        return Row(case, errors, time_survivors(session.rounds, gathering, case, contestants))
+
+
+def time_survivors(
+    rounds: Rounds, gathering: Gathering, case: Case, contestants: list[Contestant]
+) -> dict[str, Summary]:
+    """Time the contestants; a peer that fails is left out, and the others are timed anew.
+
+    Raises:
+        WorkerError: cnnrs itself fails.
+    """
+    while True:
         try:
-            return Row(case, errors, session.rounds.measure(contestants))
+            return rounds.measure(contestants)
         except WorkerError as error:
-            gathering.leave_out(case, "the whole case", error)
-            return None
+            failed = [one for one in contestants[1:] if one.worker is error.worker]
+            if not failed:
+                raise
+            gathering.leave_out(case, failed[0].label, error)
+            contestants = [one for one in contestants if one not in failed]
 
 
 def export(gathering: Gathering, case: Case, kind: str, folder: str) -> str:

@@ -15,7 +15,16 @@ ROOT = Path(__file__).parent.parent
 
 
 class WorkerError(RuntimeError):
-    """A worker refused a request or died; its traceback is on the terminal."""
+    """A worker refused a request or died; its traceback is on the terminal.
+
+    Attributes:
+        worker: Which one; None where there is none.
+    """
+
+    def __init__(self, message: str, worker: "Worker | None" = None) -> None:
+        """Keep the worker."""
+        super().__init__(message)
+        self.worker = worker
 
 
 class Worker:
@@ -74,11 +83,11 @@ class Worker:
             line = ""
         if not line:
             message = f"{self.library}: the worker ended at {name!r} with exit code {self._process.wait()}"
-            raise WorkerError(message)
+            raise WorkerError(message, self)
         answer = json.loads(line)
         if "error" in answer:
             message = f"{self.library}: {name}: {answer['error']}"
-            raise WorkerError(message)
+            raise WorkerError(message, self)
         return answer["result"]
 
     def close(self) -> None:

@@ -129,7 +129,7 @@ class Side:
         about = NETWORKS[network]
         cnnrs.manual_seed(seed)
         options: dict[str, Any] = dict(about.options)
-        model = models.get_model(network, **options).eval()
+        model = models.get_model(network, **options)
         rng = np.random.default_rng(seed)
         images = rng.standard_normal((batch, *about.image), dtype=np.float32)
         labels = rng.integers(0, about.classes, batch)

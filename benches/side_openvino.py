@@ -21,6 +21,7 @@ class Side:
             "NUM_STREAMS": "1",
             "PERFORMANCE_HINT": "LATENCY",
         }
+        self._images: Any = None
         self.calls: dict[str, Callable[[], object]] = {}
 
     def info(self) -> dict[str, object]:
@@ -41,6 +42,7 @@ class Side:
         images, logits = stored(folder)
         request = compiled.create_infer_request()
         request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+        self._images = images  # the tensor borrows their memory
         self.calls = {"run": request.infer}
         request.infer()
         return {"error": difference(request.get_output_tensor().data, logits), "loss": None}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     """Make the network with fresh weights, measure it on noise and print what was found."""
     options.use_threads(args)
     cnnrs.manual_seed(0)
-    model = models.get_model(args.model).eval()
+    model = models.get_model(args.model)
     shape = options.input_shape(args, model)
     facts = model.summary(shape, args.batch)
     if args.mode == "train" and facts.training_bytes is None:
