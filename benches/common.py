@@ -1,9 +1,10 @@
 """What every benchmark shares: interleaved timing, statistics and tables. Standard library only."""
 
+import re
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benches.peers import Worker
@@ -29,19 +30,26 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Summary:
-    """Order statistics of one contestant's calls, in seconds; p10 and p90 by nearest rank."""
+    """Order statistics of one contestant's calls, in seconds; all but the median by nearest rank."""
 
     median: float
     p10: float
     p90: float
     calls: int
+    least: float
+    q1: float
+    q3: float
 
 
 def summarise(times: Sequence[float]) -> Summary:
-    """Median and the ends of the middle 80 % of `times`."""
+    """Median, the ends of the middle 80 %, quartiles and the least of `times`."""
     ordered = sorted(times)
-    last = len(ordered) - 1
-    return Summary(statistics.median(ordered), ordered[round(0.1 * last)], ordered[round(0.9 * last)], len(ordered))
+
+    def rank(part: float) -> float:
+        return ordered[round(part * (len(ordered) - 1))]
+
+    median = statistics.median(ordered)
+    return Summary(median, rank(0.1), rank(0.9), len(ordered), ordered[0], rank(0.25), rank(0.75))
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,15 @@ class Rounds:
     def measure(self, contestants: Sequence[Contestant]) -> dict[str, Summary]:
         """Time the contestants in turns A B C A B C ...; every turn begins with a quarter of its length untimed.
 
-        All of them get the same number of calls, set by the slowest in a trial before.
+        All of them get the same number of calls, set by the slowest in a trial before. Calls longer than a turn have
+        nothing untimed in front of them: the trial has warmed them up.
         """
-        slowest = max(min(times) for times in self._turns(contestants, 1, warmup=2, repeats=3).values())
+        slowest = max(min(times) for times in self._turns(contestants, 1, warmup=1, repeats=1).values())
+        if slowest < self.seconds:
+            slowest = max(min(times) for times in self._turns(contestants, 1, warmup=1, repeats=3).values())
         repeats = max(1, min(2000, round(self.seconds / slowest)))
-        times = self._turns(contestants, self.count, warmup=max(1, repeats // 4), repeats=repeats)
+        warmup = max(1, repeats // 4) if slowest < self.seconds else 0
+        times = self._turns(contestants, self.count, warmup=warmup, repeats=repeats)
         return {label: summarise(values) for label, values in times.items()}
 
     def measure_once_a_turn(self, contestants: Sequence[Contestant]) -> dict[str, Summary]:
@@ -82,6 +94,25 @@ class Rounds:
                 time.sleep(self.pause)
                 times[contestant.label] += contestant.time(warmup, repeats)
         return times
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The interpreters that have the libraries; processes are started as they are needed."""
+
+    cnnrs: str
+    torch: str
+    peers: str
+
+    def start(self, library: str, threads: int) -> Worker:
+        """A fresh process of one library.
+
+        Raises:
+            WorkerError: the interpreter or the library cannot be had.
+        """
+        return Worker(
+            library, {"cnnrs": self.cnnrs, "torch": self.torch, "export": self.torch}.get(library, self.peers), threads
+        )
 
 
 @dataclass(frozen=True)
@@ -107,13 +138,28 @@ class Session:
         rate: float = self.cnnrs.call("peak", seconds=0.2)
         return rate
 
+    def stream(self) -> dict[str, float]:
+        """The rates of the machine's memory at this moment in GB/s, on the benchmark's number of threads."""
+        time.sleep(self.rounds.pause)
+        rates: dict[str, float] = self.cnnrs.call("stream")
+        return rates
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a benchmark found: plain values for the JSON file and Markdown for readers."""
+    """What a benchmark found: plain values for the JSON file and Markdown for readers.
+
+    Attributes:
+        record: Values for the JSON file.
+        text: Markdown.
+        libraries: What the workers that the benchmark started itself say of themselves.
+        notes: What was left out and why; empty when everything ran.
+    """
 
     record: dict[str, Any]
     text: str
+    libraries: dict[str, dict[str, object]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def milliseconds(seconds: float) -> str:
@@ -125,6 +171,17 @@ def milliseconds(seconds: float) -> str:
 def spread(summary: Summary) -> str:
     """Median [p10-p90] in ms."""
     return f"{milliseconds(summary.median)} [{milliseconds(summary.p10)}-{milliseconds(summary.p90)}]"
+
+
+def quartiles(summary: Summary) -> str:
+    """Median [first quartile-third quartile] in ms."""
+    return f"{milliseconds(summary.median)} [{milliseconds(summary.q1)}-{milliseconds(summary.q3)}]"
+
+
+def plain_reason(error: BaseException | str) -> str:
+    """The first line of an error without the folders of its paths, for a note in a result file."""
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":,;()]+/)*([^\s/'\":,;()]+)", r"\1", lines[0])[:200]
 
 
 def lead(medians: dict[str, float], ours: str = "cnnrs") -> float | None:

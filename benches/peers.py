@@ -15,7 +15,16 @@ ROOT = Path(__file__).parent.parent
 
 
 class WorkerError(RuntimeError):
-    """A worker refused a request or died; its traceback is on the terminal."""
+    """A worker refused a request or died; its traceback is on the terminal.
+
+    Attributes:
+        worker: Which one; None where there is none.
+    """
+
+    def __init__(self, message: str, worker: "Worker | None" = None) -> None:
+        """Keep the worker."""
+        super().__init__(message)
+        self.worker = worker
 
 
 class Worker:
@@ -29,7 +38,7 @@ class Worker:
         """Start the process and let it import its library.
 
         Args:
-            library: "cnnrs" or "torch".
+            library: "cnnrs", "torch" or another that has a `side_LIBRARY.py`.
             python: interpreter that has the library.
             threads: size of the library's thread pool.
 
@@ -37,6 +46,7 @@ class Worker:
             WorkerError: the interpreter or the library cannot be had.
         """
         self.library = library
+        self.imported_bytes = 0
         self._process: subprocess.Popen[str] | None = None
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         try:
@@ -51,7 +61,7 @@ class Worker:
             message = f"{library}: cannot start its Python: {error}"
             raise WorkerError(message) from error
         try:
-            self.call("ready")
+            self.imported_bytes = self.call("ready")
         except WorkerError:
             self.close()
             raise
@@ -73,11 +83,11 @@ class Worker:
             line = ""
         if not line:
             message = f"{self.library}: the worker ended at {name!r} with exit code {self._process.wait()}"
-            raise WorkerError(message)
+            raise WorkerError(message, self)
         answer = json.loads(line)
         if "error" in answer:
             message = f"{self.library}: {name}: {answer['error']}"
-            raise WorkerError(message)
+            raise WorkerError(message, self)
         return answer["result"]
 
     def close(self) -> None:

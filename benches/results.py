@@ -10,7 +10,7 @@ from pathlib import Path
 from benches.machine import machine_class
 
 FOLDER = Path(__file__).parent / "results"
-_PATH_OPTIONS = ("--cnnrs-python", "--torch-python", "--output")
+_PATH_OPTIONS = ("--cnnrs-python", "--torch-python", "--peer-python", "--output")
 
 
 @dataclass
@@ -18,7 +18,8 @@ class Report:
     """One run of one benchmark, ready to be stored.
 
     `record` is what the JSON holds besides machine, versions and command; `text` is the body of the Markdown file and
-    what the terminal shows.
+    what the terminal shows. `load` is the load average of the last minute before and after; `notes` say what was left
+    out and why.
     """
 
     benchmark: str
@@ -28,6 +29,8 @@ class Report:
     libraries: dict[str, dict[str, object]]
     record: dict[str, object]
     text: str
+    load: tuple[float, float]
+    notes: Sequence[str] = ()
     date: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     @property
@@ -56,8 +59,10 @@ class Report:
             "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         ]
         lines += [f"Settings of {name}: {json.dumps(library['settings'])}" for name, library in self.libraries.items()]
+        lines.append(f"Load average before and after: {self.load[0]:.2f}, {self.load[1]:.2f}")
         if self.machine["environment"]:
             lines.append(f"Environment: {json.dumps(self.machine['environment'])}")
+        lines += [f"Note: {note}" for note in self.notes]
         return "\n".join(f"- {line}" for line in lines)
 
     def save(self, folder: Path) -> list[Path]:
@@ -75,6 +80,8 @@ class Report:
             "command": self.command,
             "machine": self.machine,
             "libraries": self.libraries,
+            "load_average": list(self.load),
+            "notes": list(self.notes),
             **self.record,
         }
         paths = [folder / f"{stem}.json", folder / f"{stem}.md"]

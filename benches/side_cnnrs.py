@@ -2,13 +2,16 @@
 
 import platform
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cnnrs
+from benches.networks import NETWORKS
 from benches.shapes import parse_shape
+from benches.stream import measure as measure_stream
 from cnnrs import Trainer, datasets, models, nn, optim
 from cnnrs import functional as F  # noqa: N812
 
@@ -37,6 +40,10 @@ class Side:
     def peak(self, seconds: float) -> float:
         """Register-only FMA rate of this moment, GFLOP/s."""
         return float(cnnrs._core.fma_peak(self._threads, seconds))
+
+    def stream(self) -> dict[str, float]:
+        """Rates of memory at this moment, GB/s."""
+        return measure_stream(self._threads)
 
     def conv_open(self, shape: str, passes: list[str], seed: int, folder: str) -> None:
         """Make the layer's arrays and calls, and store arrays and results for the other side's check."""
@@ -103,3 +110,36 @@ class Side:
 
         self.calls |= {"fit": fit, "steps": run_steps}
         return {"images": len(train), "steps": steps}
+
+    def network_open(
+        self,
+        network: str,
+        mode: str,
+        batch: int,
+        seed: int,
+        variant: str,
+        optimizer: dict[str, Any],
+        folder: str | None,
+    ) -> dict[str, Any]:
+        """Make "run", one call of a network; `variant` is for peers.
+
+        With a folder it stores weights, images and logits there for the others. The answer holds the loss of the first
+        training step and a digest of the bits of the first result.
+        """
+        about = NETWORKS[network]
+        cnnrs.manual_seed(seed)
+        options: dict[str, Any] = dict(about.options)
+        model = models.get_model(network, **options)
+        rng = np.random.default_rng(seed)
+        images = rng.standard_normal((batch, *about.image), dtype=np.float32)
+        labels = rng.integers(0, about.classes, batch)
+        if folder is not None:
+            stored: dict[str, Any] = {"images": images, "labels": labels, "logits": model(images)}
+            np.savez(Path(folder) / "network.npz", **stored | model.state_dict(copy=True))
+        if mode == "infer":
+            self.calls = {"run": lambda: model(images)}
+            return {"loss": None, "digest": sha256(model(images).tobytes()).hexdigest()}
+        trainer = Trainer(model, optim.SGD(**optimizer))
+        self.calls = {"run": lambda: trainer.step(images, labels)}
+        loss = trainer.step(images, labels)
+        return {"loss": loss, "digest": loss.hex()}

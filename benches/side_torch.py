@@ -1,6 +1,6 @@
 """The PyTorch half of every benchmark; runs in a worker process that never imports cnnrs.
 
-A variant is a memory layout, "nchw" (torch's default, contiguous) or "channels_last", for LeNet with options:
+A variant is a memory layout, "nchw" (torch's default, contiguous) or "channels_last", for networks with options:
 "+fused" takes the fused form of torch's SGD, "+compile" sends the model through `torch.compile`.
 """
 
@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from benches.networks import NETWORKS
+from benches.networks_torch import MAKERS, lenet5, load_parameters, parameter
 from benches.shapes import parse_shape
 
 torch: Any = importlib.import_module("torch")  # not in the environment that checks types
@@ -28,13 +30,6 @@ def memory_format(variant: str) -> object:
 def activations(array: np.ndarray, variant: str) -> Tensor:
     """NHWC array to a tensor in the variant's layout."""
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(variant))
-
-
-def parameters(array: np.ndarray, variant: str = "nchw") -> Tensor:
-    """Weights of cnnrs (HWIO, (in, out) or a vector) to those of torch (OIHW, (out, in)), by rank."""
-    if array.ndim == 4:
-        return torch.from_numpy(array).permute(3, 2, 0, 1).contiguous(memory_format=memory_format(variant))
-    return torch.from_numpy(array).t().contiguous() if array.ndim == 2 else torch.from_numpy(array)
 
 
 def relative_error(got: np.ndarray, tensor: Tensor, *, weights: bool = False) -> float:
@@ -53,7 +48,7 @@ def conv_calls(arrays: dict[str, np.ndarray], shape: str, variant: str) -> dict[
     s = parse_shape(shape)
     stride, padding, dilation = [s.sh, s.sw], [s.ph, s.pw], [s.dh, s.dw]
     x, grad_y = activations(arrays["x"], variant), activations(arrays["grad_y"], variant)
-    weight = parameters(arrays["weight"], variant)
+    weight = parameter(arrays["weight"]).contiguous(memory_format=memory_format(variant))
     layer = torch.nn.Conv2d(s.ic, s.oc, (s.kh, s.kw), stride, padding, dilation, s.g, bias=False)
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
 
@@ -68,19 +63,6 @@ def conv_calls(arrays: dict[str, np.ndarray], shape: str, variant: str) -> dict[
         "backward_data": lambda: backward(None, [True, False, False])[0],
         "backward_weights": lambda: backward([s.oc], [False, True, True])[1:],
     }
-
-
-def lenet5(activation: str, pool: str) -> Model:
-    """LeNet-5 with the layers and names of `cnnrs.models.lenet5`."""
-    nn = torch.nn
-    act = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
-    down = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pool]
-    model = nn.Sequential()
-    model.features = nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), act(), down(2), nn.Conv2d(6, 16, 5), act(), down(2))
-    model.classifier = nn.Sequential(
-        nn.Flatten(), nn.Linear(400, 120), act(), nn.Linear(120, 84), act(), nn.Linear(84, 10)
-    )
-    return model
 
 
 def training_step(
@@ -151,8 +133,7 @@ class Side:
         losses = {}
         for variant in variants:
             model = lenet5(activation, pool)
-            model.load_state_dict({name: parameters(array) for name, array in arrays.items()})
-            model = model.to(memory_format=memory_format(variant))
+            model = load_parameters(model, arrays).to(memory_format=memory_format(variant))
             step = training_step(model, activations(x, variant), labels, optimizer, variant)
             self.calls[f"step/{variant}"] = step
             losses[variant] = [step() for _ in range(steps)]
@@ -165,3 +146,45 @@ class Side:
             return lambda: [step() for _ in range(steps)]
 
         self.calls |= {name.replace("step/", "steps/"): many(step) for name, step in self.calls.items()}
+
+    def network_open(
+        self,
+        network: str,
+        mode: str,
+        batch: int,
+        seed: int,
+        variant: str,
+        optimizer: dict[str, float],
+        folder: str | None,
+    ) -> dict[str, float | None]:
+        """Make "run", one call of a network.
+
+        With a folder it takes the weights and images that cnnrs stored there and gives the error of cnnrs's logits
+        relative to the largest one, and the loss of the first training step.
+        """
+        about = NETWORKS[network]
+        model = MAKERS[network]()
+        error = loss = None
+        if folder is None:
+            rng = np.random.default_rng(seed)
+            images = rng.standard_normal((batch, *about.image), dtype=np.float32)
+            labels = rng.integers(0, about.classes, batch)
+        else:
+            with np.load(Path(folder) / "network.npz") as file:
+                arrays = dict(file)
+            images, labels, logits = (arrays.pop(name) for name in ("images", "labels", "logits"))
+            load_parameters(model, arrays)
+        model = model.to(memory_format=memory_format(variant))
+        x = activations(images, variant)
+        if folder is not None:
+            with torch.inference_mode():
+                error = relative_error(logits, model.eval()(x))
+        if mode == "train":
+            step = training_step(model.train(), x, torch.from_numpy(labels), optimizer, variant)
+            loss = step()
+            self.calls = {"run": step}
+        else:
+            forward = torch.compile(model.eval()) if "compile" in variant.split("+") else model.eval()
+            self.calls = {"run": torch.inference_mode()(lambda: forward(x))}
+            self.calls["run"]()
+        return {"error": error, "loss": loss}

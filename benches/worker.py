@@ -1,16 +1,18 @@
 """A worker process: imports one library and runs what the driver asks for (see `benches.peers.Worker`).
 
-`python -m benches.worker LIBRARY THREADS`, LIBRARY being "cnnrs" or "torch"; requests come on standard input.
+`python -m benches.worker LIBRARY THREADS`; LIBRARY has a `side_LIBRARY.py`. Requests come on standard input.
 """
 
 import gc
 import importlib
 import json
 import os
+import resource
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -31,6 +33,15 @@ def timed(function: Callable[[], object], warmup: int, repeats: int) -> list[flo
     return times
 
 
+def peak_bytes() -> int:
+    """Peak resident bytes of this process, as the system counts them."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss starts at the parent's peak after a fork
+        return next(int(line.split()[1]) << 10 for line in status.read_text("ascii").splitlines() if "VmHWM" in line)
+    return peak if sys.platform == "darwin" else peak << 10
+
+
 class Side(Protocol):
     """One library's half of every benchmark: what can be timed by name, and methods that answer requests."""
 
@@ -38,9 +49,9 @@ class Side(Protocol):
 
 
 def serve(side: Side, name: str, arguments: dict[str, Any]) -> object:
-    """Answer one request: "ready", "time" one of the side's calls, or any of its methods."""
-    if name == "ready":
-        return None
+    """Answer one request: "ready" and "memory" (the peak so far), "time" one of the side's calls, or any method."""
+    if name in ("ready", "memory"):
+        return peak_bytes()
     if name == "time":
         return timed(side.calls[arguments["name"]], arguments["warmup"], arguments["repeats"])
     return getattr(side, name)(**arguments)

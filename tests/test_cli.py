@@ -567,7 +567,7 @@ def test_program_errors_help_and_version() -> None:
     check_one_line(done.stderr, "none.png")
     done = program("--help")
     assert done.returncode == 0
-    for name in ("train", "eval", "predict", "summary", "doctor"):
+    for name in ("train", "eval", "predict", "summary", "bench", "doctor"):
         assert f"    {name} " in done.stdout
     assert program("--version").stdout == f"cnnrs {cnnrs.__version__}\n"
 

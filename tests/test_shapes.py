@@ -1,16 +1,11 @@
 """The shape language of the benchmarks, and the networks' shape files against published sizes."""
 
 import pytest
-from benches.shapes import load, networks, parse_line, parse_shape, total_macs
+from benches.networks import NETWORKS, macs
+from benches.shapes import load, networks, parse_line, parse_shape
 
-# (in, out) of each network's fully connected layers: published totals count them, shape files do not hold them.
-LINEAR = {
-    "lenet5": [(400, 120), (120, 84), (84, 10)],
-    "alexnet": [(9216, 4096), (4096, 4096), (4096, 1000)],
-    "vgg16": [(25088, 4096), (4096, 4096), (4096, 1000)],
-    "resnet18": [(512, 1000)],
-    "resnet50": [(2048, 1000)],
-}
+# Published totals count the fully connected layers, shape files do not hold them.
+LINEAR = {name: network.linear for name, network in NETWORKS.items()}
 # 1e9 multiply-adds of convolutions and fully connected layers per image, to three decimals, as torchvision states them.
 PUBLISHED_GMACS = {"alexnet": 0.714, "vgg16": 15.470, "resnet18": 1.814, "resnet50": 4.089}
 # Number of convolution layers and of their weights, biases not counted.
@@ -23,21 +18,17 @@ CONVOLUTIONS = {
 }
 
 
-def network_macs(network: str) -> int:
-    return total_macs(load(network)) + sum(rows * columns for rows, columns in LINEAR[network])
-
-
 def test_there_is_a_file_for_every_network() -> None:
     assert networks() == sorted(LINEAR)
 
 
 @pytest.mark.parametrize("network", sorted(PUBLISHED_GMACS))
 def test_macs_agree_with_the_published_totals(network: str) -> None:
-    assert round(network_macs(network) / 1e9, 3) == PUBLISHED_GMACS[network]
+    assert round(macs(network) / 1e9, 3) == PUBLISHED_GMACS[network]
 
 
 def test_lenet5_macs() -> None:
-    assert network_macs("lenet5") == 28 * 28 * 25 * 6 + 10 * 10 * 25 * 6 * 16 + 48_000 + 10_080 + 840
+    assert macs("lenet5") == 28 * 28 * 25 * 6 + 10 * 10 * 25 * 6 * 16 + 48_000 + 10_080 + 840
 
 
 @pytest.mark.parametrize("network", sorted(CONVOLUTIONS))

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from cnnrs import __version__
-from cnnrs.cli import doctor, evaluate, predict, summary, train, weights
+from cnnrs.cli import bench, doctor, evaluate, predict, summary, train, weights
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train a network on a data set and test it"),
@@ -21,6 +21,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "predict": (predict, "recognise the digit in an image"),
     "summary": (summary, "show layers, shapes, parameters and memory of a network"),
     "weights": (weights, "show the published weights of the networks and which of them are here"),
+    "bench": (bench, "measure how fast a network infers or trains on this machine"),
     "doctor": (doctor, "show what cnnrs found on this machine and what it will use"),
 }
 # bad input; other OSErrors are the machine's fault

@@ -6,8 +6,17 @@ from typing import Any
 
 from cnnrs import datasets, models, set_num_threads
 from cnnrs.datasets import Dataset
+from cnnrs.models._base import ImageClassifier
+from cnnrs.models.cifar_resnet import CifarResNet
+from cnnrs.models.lenet import LeNet5
 from cnnrs.nn import Module
 
+# (H, W, C) that networks are designed for, by kind, the most particular first
+INPUTS: dict[type[Module], tuple[int, int, int]] = {
+    LeNet5: (28, 28, 1),
+    CifarResNet: (32, 32, 3),
+    ImageClassifier: (224, 224, 3),
+}
 DATA = ("digits", "mnist", "fashion_mnist")
 
 
@@ -26,6 +35,12 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", choices=("avg", "max"), default="avg", help="pooling (default avg)")
 
 
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add `--input`."""
+    text = "size of one image (default: what the network was designed for)"
+    parser.add_argument("--input", nargs=3, type=count, metavar=("H", "W", "C"), help=text)
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add `--threads`."""
     parser.add_argument("--threads", type=count, metavar="N", help="number of threads (default: what doctor shows)")
@@ -42,6 +57,21 @@ def load_data(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
 def make_network(args: argparse.Namespace, name: str, **options: Any) -> Module:
     """Make the network that was asked for."""
     return models.get_model(name, activation=args.activation, pool=args.pool, **options)
+
+
+def input_shape(args: argparse.Namespace, model: Module) -> tuple[int, ...]:
+    """Give (H, W, C) of one image: what was asked for, or what the network was designed for.
+
+    Raises:
+        ValueError: Neither is known.
+    """
+    if args.input is not None:
+        return tuple(args.input)
+    for kind, shape in INPUTS.items():
+        if isinstance(model, kind):
+            return shape
+    msg = f"--input: expected H W C, {args.model} has no size of its own"
+    raise ValueError(msg)
 
 
 def use_threads(args: argparse.Namespace) -> None:
