@@ -6,6 +6,8 @@
 pub mod bisect;
 mod drop_dead;
 mod fuse_activation;
+mod fuse_norm;
+mod fuse_norm_backward;
 mod rewrites;
 
 use crate::graph::{Graph, ValueId};
@@ -15,7 +17,12 @@ pub use rewrites::{PassReport, Rewrites};
 pub type Pass = fn(&mut Graph, &[ValueId], &mut Rewrites);
 
 /// Every rewrite by name, in the order in which they run.
-pub const PASSES: [(&str, Pass); 2] = [("drop_dead", drop_dead::run), ("fuse_activation", fuse_activation::run)];
+pub const PASSES: [(&str, Pass); 4] = [
+    ("drop_dead", drop_dead::run),
+    ("fuse_activation", fuse_activation::run),
+    ("fuse_norm", fuse_norm::run),
+    ("fuse_norm_backward", fuse_norm_backward::run),
+];
 
 /// Those of them that leave every node that is needed as it was traced.
 pub const PLAIN: [(&str, Pass); 1] = [PASSES[0]];

@@ -5,7 +5,9 @@
 //! tensor, and no digits lost to a mean that is large against the deviation.
 
 mod apply;
+mod gate;
 mod gradients;
+mod gradients_finish;
 mod long_rows;
 mod lrn;
 mod moments;
@@ -13,7 +15,9 @@ mod row;
 mod rows;
 
 pub use apply::{Apply, ReciprocalDeviation};
-pub use gradients::{GradientSums, GradientSumsFinish};
+pub use gate::Gate;
+pub use gradients::GradientSums;
+pub use gradients_finish::GradientSumsFinish;
 pub use long_rows::{LongRowApply, LongRowSlopes, LongRowSums};
 pub use lrn::{LocalResponseNorm, LocalResponseNormBackward};
 pub use moments::{Moments, MomentsFinish};

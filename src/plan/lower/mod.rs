@@ -287,8 +287,11 @@ impl<'a> Lowering<'a> {
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
             Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
             Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormTrain { eps, momentum, activation } => {
+                self.batch_norm_train(node, [eps.get(), momentum.get()], *activation);
+            }
             Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormGateBackward { gate, sum } => self.batch_norm_gate_backward(node, *gate, *sum),
             Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
             Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
             Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),

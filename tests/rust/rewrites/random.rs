@@ -365,7 +365,7 @@ impl Builder<'_> {
         if self.below(2) == 0 {
             return self.node(Op::BatchNormInfer { eps }, &operands);
         }
-        let y = self.node(Op::BatchNormTrain { eps, momentum: Scalar::new(0.1) }, &operands)?;
+        let y = self.node(Op::BatchNormTrain { eps, momentum: Scalar::new(0.1), activation: None }, &operands)?;
         let results = self.graph.nodes().last()?.outputs.clone();
         for (buffer, value) in [mean, variance].into_iter().zip(&results[3..]) {
             self.graph.add(Op::Assign, &[buffer, *value], "buffers").ok()?;
