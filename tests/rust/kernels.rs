@@ -15,6 +15,8 @@ mod elementwise;
 mod image;
 #[path = "kernels/norm.rs"]
 mod norm;
+#[path = "kernels/norm_gate.rs"]
+mod norm_gate;
 #[path = "kernels/pool.rs"]
 mod pool;
 #[path = "kernels/reduce.rs"]
