@@ -160,7 +160,17 @@ pub unsafe fn run(
             if GUARD > 0 && !unsafe { guards::intact(scratch) } {
                 overrun.fetch_min(index, Ordering::SeqCst);
             }
-            member.wait();
+            member.wait_behind(|| {
+                if stop.load(Ordering::SeqCst) <= index {
+                    return;
+                }
+                // SAFETY: as for the tasks, all of which have ended; nobody goes on meanwhile.
+                let tail = || unsafe { step.kernel.tail(&Args::new(slots)) };
+                if catch_unwind(AssertUnwindSafe(tail)).is_err() {
+                    panicked.fetch_min(index, Ordering::SeqCst);
+                    stop.fetch_min(index, Ordering::SeqCst);
+                }
+            });
             if GUARD > 0 {
                 // SAFETY: nobody writes before the next barrier.
                 if member.rank == 0 && !unsafe { intact(plan, index, buffers, externals.guarded) } {
@@ -294,6 +304,8 @@ pub unsafe fn run_kernel(
                 return false;
             }
         }
+        // SAFETY: behind all tasks.
+        unsafe { kernel.tail(&args) };
         true
     };
     match catch_unwind(AssertUnwindSafe(work)) {

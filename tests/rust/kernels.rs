@@ -142,6 +142,8 @@ fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], backwards: bool
             kernel.run(task, &Args::new(&slots), scratch.ptr());
         }
     }
+    // SAFETY: behind all tasks.
+    unsafe { kernel.tail(&Args::new(&slots)) };
 }
 
 /// Runs a kernel on operands `operands[map[0]]`, `operands[map[1]]`, …, twice: its tasks forwards on unaligned memory

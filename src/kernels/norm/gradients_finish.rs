@@ -1,6 +1,6 @@
 //! What the gradients of normalization make of their sums.
 
-use super::{Cut, Segments};
+use super::{Cut, RUN, Segments, runs};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::Chunks;
 use crate::tensor::Args;
@@ -42,25 +42,30 @@ impl GradientSumsFinish {
         let (Segments { channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
         let (partials, weight, rstd) = (args.src::<f64>(0), args.src::<f32>(1), args.src::<f32>(2));
         let (per, count) = (self.cut.shape.per_bin(), self.cut.shape.count().max(1) as f64);
-        for statistic in range {
-            let (segment, bin) = (statistic / bins, statistic % bins);
-            let (mut sum, mut product) = (0.0, 0.0);
+        for (segment, first, bins_here) in runs(range, bins) {
+            let (mut sums, mut products) = ([0.0; RUN], [0.0; RUN]);
+            let (sums, products) = (&mut sums[..bins_here], &mut products[..bins_here]);
             for part in 0..parts {
                 let start = (segment * parts + part) * 2 * channels;
-                for channel in bin * per..(bin + 1) * per {
-                    // SAFETY: `partials` holds two sums per segment, part and channel; `weight` a float per channel.
-                    unsafe {
-                        let weight = f64::from(weight.get(channel));
-                        sum += weight * partials.get(start + channel);
-                        product += weight * partials.get(start + channels + channel);
+                for (bin, (sum, product)) in sums.iter_mut().zip(products.iter_mut()).enumerate() {
+                    for channel in (first + bin) * per..(first + bin + 1) * per {
+                        // SAFETY: `partials` holds two sums per segment, part and channel; `weight` a float per channel.
+                        unsafe {
+                            let weight = f64::from(weight.get(channel));
+                            *sum += weight * partials.get(start + channel);
+                            *product += weight * partials.get(start + channels + channel);
+                        }
                     }
                 }
             }
-            // SAFETY: a float per statistic in each; this one belongs to this task.
-            unsafe {
-                let rstd = f64::from(rstd.get(statistic));
-                args.dst::<f32>(3).set(statistic, (-rstd * rstd * rstd * product / count) as f32);
-                args.dst::<f32>(4).set(statistic, (-rstd * sum / count) as f32);
+            for (bin, (sum, product)) in sums.iter().zip(products.iter()).enumerate() {
+                let statistic = segment * bins + first + bin;
+                // SAFETY: a float per statistic in each; this one belongs to this task.
+                unsafe {
+                    let rstd = f64::from(rstd.get(statistic));
+                    args.dst::<f32>(3).set(statistic, (-rstd * rstd * rstd * product / count) as f32);
+                    args.dst::<f32>(4).set(statistic, (-rstd * sum / count) as f32);
+                }
             }
         }
     }
@@ -69,23 +74,28 @@ impl GradientSumsFinish {
         let (Segments { segments, channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
         let (partials, rstd) = (args.src::<f64>(0), args.src::<f32>(2));
         let results = if self.slopes.is_some() { 5 } else { 3 };
-        for channel in range {
-            let (mut sum, mut product) = (0.0, 0.0);
+        for (_, first, count) in runs(range, channels) {
+            let (mut sums, mut products) = ([0.0; RUN], [0.0; RUN]);
+            let (sums, products) = (&mut sums[..count], &mut products[..count]);
             for segment in 0..segments {
-                // SAFETY: as above.
-                unsafe {
-                    let rstd = f64::from(rstd.get(segment * bins + channel / self.cut.shape.per_bin()));
-                    for part in 0..parts {
-                        let start = (segment * parts + part) * 2 * channels + channel;
-                        sum += partials.get(start);
-                        product += rstd * partials.get(start + channels);
+                for part in 0..parts {
+                    let start = (segment * parts + part) * 2 * channels + first;
+                    for (i, (sum, product)) in sums.iter_mut().zip(products.iter_mut()).enumerate() {
+                        // SAFETY: as above.
+                        unsafe {
+                            let rstd = rstd.get(segment * bins + (first + i) / self.cut.shape.per_bin());
+                            *sum += partials.get(start + i);
+                            *product += f64::from(rstd) * partials.get(start + channels + i);
+                        }
                     }
                 }
             }
-            // SAFETY: a float per channel in each; this one belongs to this task.
-            unsafe {
-                args.dst::<f32>(results).set(channel, product as f32);
-                args.dst::<f32>(results + 1).set(channel, sum as f32);
+            for (i, (sum, product)) in sums.iter().zip(products.iter()).enumerate() {
+                // SAFETY: a float per channel in each; this one belongs to this task.
+                unsafe {
+                    args.dst::<f32>(results).set(first + i, *product as f32);
+                    args.dst::<f32>(results + 1).set(first + i, *sum as f32);
+                }
             }
         }
     }

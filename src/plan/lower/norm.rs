@@ -12,6 +12,9 @@ use crate::tensor::shape_text;
 
 const DOUBLE: usize = size_of::<f64>();
 
+/// Up to so many partial sums are joined by one thread while the others wait: a step of its own would cost more.
+const SERIAL: usize = 32 << 10;
+
 /// Fewer rows than these, if they are at least so long, are cut into stretches of columns.
 const FEW_ROWS: usize = 16;
 const LONG_ROW: usize = 16 << 10;
@@ -54,41 +57,42 @@ impl Lowering<'_> {
         let (x, text) = (node.inputs[0], shape_text(self.shape(node.inputs[0])));
         let kernel = Moments::new(self.options.isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
-        let source = self.buffer(x);
-        self.push(node, kernel, vec![source, partials], text.clone());
+        let first = vec![self.buffer(x), partials];
         let mut operands = vec![partials];
         operands.extend(self.buffers(&node.outputs[1..3]));
         if running.is_some() {
             operands.extend(self.buffers(&node.inputs[3..5]));
             operands.extend(self.buffers(&node.outputs[3..5]));
         }
-        self.push(node, MomentsFinish::new(shape, eps, running), operands, text);
+        let finish = MomentsFinish::new(shape, eps, running);
+        let small = kernel.partials() <= SERIAL;
+        self.push_followed(node, (kernel, first, Vec::new()), (finish, operands, small), text);
     }
 
     /// The gradients that somebody reads, from sums over the pixels.
     fn sums(&mut self, node: &Node, shape: Segments) {
-        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let isa = self.options.isa;
         let [grad_y, x, mean] = [0, 1, 3].map(|index| self.buffer(node.inputs[index]));
         let kernel = GradientSums::new(isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
-        self.push(node, kernel, vec![grad_y, x, mean, partials], text);
-        self.from_sums(node, shape, partials, grad_y, None);
+        let first = (kernel, vec![grad_y, x, mean, partials], Vec::new());
+        self.from_sums(node, shape, first, grad_y, None);
     }
 
-    /// The same behind the first step: `grad` is the gradient that was summed, unless it has to go through the gate once
-    /// more, which reads the last buffer.
+    /// The first step with its operands and what it may do in place, and the rest: `grad` is the gradient that was summed,
+    /// unless it has to go through the gate once more, which reads the last buffer.
     fn from_sums(
         &mut self,
         node: &Node,
         shape: Segments,
-        partials: usize,
+        (kernel, first, in_place): (GradientSums, Vec<usize>, Vec<(usize, usize)>),
         grad: usize,
         gate: Option<(norm::Gate, usize)>,
     ) {
         let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
         let [x, weight, mean, rstd] = [1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
         let (source, weights) = self.asked(node);
-        let mut operands = vec![partials, weight, rstd];
+        let mut operands = vec![first[3], weight, rstd];
         let [slope, offset] = [0, 1].map(|_| self.temp(shape.statistics() * FLOAT));
         if source {
             operands.extend([slope, offset]);
@@ -96,7 +100,9 @@ impl Lowering<'_> {
         if weights {
             operands.extend(self.buffers(&node.outputs[1..3]));
         }
-        self.push(node, GradientSumsFinish::new(shape, source, weights), operands, text.clone());
+        let finish = GradientSumsFinish::new(shape, source, weights);
+        let small = kernel.partials() <= SERIAL;
+        self.push_followed(node, (kernel, first, in_place), (finish, operands, small), text.clone());
         if source {
             let mut operands = vec![grad, x, weight, mean, rstd, slope, offset, self.buffer(node.outputs[0])];
             operands.extend(gate.map(|(_, read)| read));
@@ -134,7 +140,6 @@ impl Lowering<'_> {
     /// need it makes it anew.
     pub(super) fn batch_norm_gate_backward(&mut self, node: &Node, gate: Option<Gate>, sum: bool) {
         let shape = self.per_channel(node.inputs[1]);
-        let text = shape_text(self.shape(node.inputs[1]));
         let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
         let write = sum || self.reads(node.outputs[3]);
         let gate = gate.and_then(|gate| {
@@ -151,8 +156,7 @@ impl Lowering<'_> {
             operands.push(read);
         }
         if !write {
-            self.push(node, kernel, operands, text);
-            self.from_sums(node, shape, partials, grad_y, gate);
+            self.from_sums(node, shape, (kernel, operands, Vec::new()), grad_y, gate);
             return;
         }
         let grad = self.buffer(node.outputs[3]);
@@ -166,8 +170,7 @@ impl Lowering<'_> {
         if gate.is_some_and(|(gate, _)| !gate.recompute) {
             in_place.push((to - 1, to));
         }
-        self.push_in_place(node, kernel, operands, text, in_place);
-        self.from_sums(node, shape, partials, grad, None);
+        self.from_sums(node, shape, (kernel, operands, in_place), grad, None);
     }
 
     pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {
