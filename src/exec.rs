@@ -160,7 +160,17 @@ pub unsafe fn run(
             if GUARD > 0 && !unsafe { guards::intact(scratch) } {
                 overrun.fetch_min(index, Ordering::SeqCst);
             }
-            member.wait();
+            member.wait_behind(|| {
+                if stop.load(Ordering::SeqCst) <= index {
+                    return;
+                }
+                // SAFETY: as for the tasks, all of which have ended; nobody goes on meanwhile.
+                let tail = || unsafe { step.kernel.tail(&Args::new(slots)) };
+                if catch_unwind(AssertUnwindSafe(tail)).is_err() {
+                    panicked.fetch_min(index, Ordering::SeqCst);
+                    stop.fetch_min(index, Ordering::SeqCst);
+                }
+            });
             if GUARD > 0 {
                 // SAFETY: nobody writes before the next barrier.
                 if member.rank == 0 && !unsafe { intact(plan, index, buffers, externals.guarded) } {
@@ -191,11 +201,6 @@ pub unsafe fn run(
     if let Some(clock) = clock {
         clock.keep(plan, threads);
     }
-    let bug = |index: usize, what: &str| {
-        let step = &plan.steps[index];
-        let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);
-        Err(Stopped { error, wrote: index >= plan.first_effect })
-    };
     let not_finite = not_finite.into_inner();
     if not_finite < usize::MAX {
         let offset = plan.steps[..not_finite].iter().map(|step| step.operands.len()).sum::<usize>();
@@ -206,9 +211,16 @@ pub unsafe fn run(
     match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
         (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
         (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
-        (usize::MAX, index, _) => bug(index, "wrote past the end of a buffer"),
-        (index, _, _) => bug(index, "panicked"),
+        (usize::MAX, index, _) => Err(bug(plan, index, "wrote past the end of a buffer")),
+        (index, _, _) => Err(bug(plan, index, "panicked")),
     }
+}
+
+/// What the caller is told of a step that did what none may do.
+fn bug(plan: &Plan, index: usize, what: &str) -> Stopped {
+    let step = &plan.steps[index];
+    let error = Error::Internal(format!("{} {what} in {}", step.kernel.name(), step.op)).within(&step.name);
+    Stopped { error, wrote: index >= plan.first_effect }
 }
 
 /// Opens this member's scratch and, on the calling thread, the buffers that step `index` is the first to touch.
@@ -294,6 +306,8 @@ pub unsafe fn run_kernel(
                 return false;
             }
         }
+        // SAFETY: behind all tasks.
+        unsafe { kernel.tail(&args) };
         true
     };
     match catch_unwind(AssertUnwindSafe(work)) {

@@ -132,6 +132,16 @@ impl UnaryKind {
             _ => Saved::Operand,
         }
     }
+
+    /// For an activation whose gradient is either passed on or zero, passed on where the operand lies above zero and is
+    /// at most this number; the result may stand for the operand.
+    pub fn gate_limit(self) -> Option<f32> {
+        match self {
+            Self::Relu => Some(f32::INFINITY),
+            Self::Relu6 => Some(6.0f32.next_down()),
+            _ => None,
+        }
+    }
 }
 
 /// Functions of two numbers, broadcast as NumPy does.

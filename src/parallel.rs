@@ -111,7 +111,17 @@ impl Member<'_> {
     #[inline]
     pub fn wait(&self) {
         if self.size > 1 {
-            self.barrier.wait(self.size);
+            self.barrier.wait(self.size, || {});
+        }
+    }
+
+    /// [`wait`](Self::wait), and the last to come does `work` before anybody goes on; it must not unwind.
+    #[inline]
+    pub fn wait_behind(&self, work: impl FnOnce()) {
+        if self.size > 1 {
+            self.barrier.wait(self.size, work);
+        } else {
+            work();
         }
     }
 
@@ -144,9 +154,11 @@ impl Barrier {
         fork::generation() != self.process
     }
 
-    fn wait(&self, size: usize) {
+    fn wait(&self, size: usize, work: impl FnOnce()) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == size {
+            // What the others did before they came here is seen, what is done here will be.
+            work();
             self.arrived.store(0, Ordering::Relaxed);
             self.generation.store(generation.wrapping_add(1), Ordering::Release);
             return;

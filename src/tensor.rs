@@ -392,6 +392,12 @@ impl<'a> Args<'a> {
         self.slots.len()
     }
 
+    /// The operands from number `first` on.
+    #[must_use]
+    pub fn from(&self, first: usize) -> Self {
+        Self { slots: &self.slots[first..] }
+    }
+
     /// Part number `index` of `count` equal parts of every operand; `slots` holds them.
     pub fn part<'b>(&self, index: usize, count: usize, slots: &'b mut [Slot; MAX_PARTED]) -> Args<'b> {
         for (part, slot) in slots.iter_mut().zip(self.slots) {

@@ -115,6 +115,15 @@ impl Optimizer {
     }
 }
 
+/// The activation behind a batch normalization, through which a gradient comes to it: one that is zero, or passes the
+/// gradient as it is ([`UnaryKind::gate_limit`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Gate {
+    pub kind: UnaryKind,
+    /// Whether the activation's result is computed anew, from the bias (C,), instead of read.
+    pub recompute: bool,
+}
+
 /// One operation with its attributes. Operands and results are listed as `operands → results`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -182,9 +191,16 @@ pub enum Op {
     /// x (…, C), weight (C,), bias (C,), running mean (C,), running variance (C,) → y, mean (C,), 1/√(variance + eps)
     /// (C,), new running mean, new running variance. Statistics over all but the last axis; the variance is biased,
     /// the running one unbiased; `momentum` is the weight of the new value.
-    BatchNormTrain { eps: Scalar, momentum: Scalar },
+    ///
+    /// With a residual as last operand and an activation y is activation(what it was + residual); both are set by fusion
+    /// only.
+    BatchNormTrain { eps: Scalar, momentum: Scalar, activation: Option<UnaryKind> },
     /// grad_y, x, weight, mean, 1/√(variance + eps) → grad_x, grad_weight, grad_bias.
     BatchNormBackward,
+    /// grad_y, x, weight, mean, 1/√(variance + eps)[, what the gate reads][, other] → grad_x, grad_weight, grad_bias,
+    /// grad: those of `BatchNormBackward` for grad, the gradient of the gate's activation by grad_y, or by grad_y + other
+    /// with `sum`. Made by fusion only.
+    BatchNormGateBackward { gate: Option<Gate>, sum: bool },
     /// x (…, C), weight, bias, mean, variance (C,) → (x − mean) / √(variance + eps) · weight + bias.
     BatchNormInfer { eps: Scalar },
     /// x (N, …, C), weight (C,), bias (C,) → y, mean (N, G), 1/√(variance + eps) (N, G). Statistics over all but the
@@ -260,7 +276,7 @@ impl Op {
             Self::SoftmaxBackward { log: false, .. } => "softmax_backward",
             Self::SoftmaxBackward { log: true, .. } => "log_softmax_backward",
             Self::BatchNormTrain { .. } => "batch_norm_train",
-            Self::BatchNormBackward => "batch_norm_backward",
+            Self::BatchNormBackward | Self::BatchNormGateBackward { .. } => "batch_norm_backward",
             Self::BatchNormInfer { .. } => "batch_norm_infer",
             Self::GroupNorm { .. } => "group_norm",
             Self::GroupNormBackward { .. } => "group_norm_backward",

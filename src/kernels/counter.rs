@@ -3,7 +3,7 @@
 use super::Kernel;
 use crate::tensor::Args;
 
-/// A counter grows by one. Operand: `counter` (one int64, read and written).
+/// Counters grow by one, an operand that is there twice by two. Operands: `counter` (one int64 each, read and written).
 #[derive(Debug, Clone)]
 pub struct Increment;
 
@@ -21,7 +21,9 @@ impl Kernel for Increment {
     }
 
     unsafe fn run(&self, _task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        // SAFETY: one int64, and there is one task.
-        unsafe { args.dst::<i64>(0).set(0, args.src::<i64>(0).get(0).wrapping_add(1)) };
+        for index in 0..args.count() {
+            // SAFETY: one int64, and there is one task.
+            unsafe { args.dst::<i64>(index).set(0, args.src::<i64>(index).get(0).wrapping_add(1)) };
+        }
     }
 }

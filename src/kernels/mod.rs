@@ -25,6 +25,7 @@ pub mod pool;
 pub mod reduce;
 pub mod softmax;
 pub mod strided;
+pub mod tailed;
 pub mod update;
 
 /// One operation with its geometry, ready to run.
@@ -45,6 +46,13 @@ pub trait Kernel: Debug + Send + Sync {
         debug_assert_eq!(number, 0);
         0..self.tasks()
     }
+
+    /// A little serial work behind the last phase, done by whichever thread comes to its end last, before anybody goes
+    /// on: cheaper than a step of its own, which the others would wait for at a barrier more.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run); all tasks have ended.
+    unsafe fn tail(&self, _args: &Args<'_>) {}
 
     /// Bytes of scratch one task needs, on a 64-byte boundary, contents undefined at entry.
     fn scratch(&self) -> usize {

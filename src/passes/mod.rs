@@ -8,6 +8,8 @@ mod drop_dead;
 mod fuse_activation;
 mod fuse_add;
 mod fuse_norm;
+mod fuse_norm_backward;
+mod fuse_norm_train;
 mod rewrites;
 
 use crate::graph::{Graph, ValueId};
@@ -17,11 +19,13 @@ pub use rewrites::{PassReport, Rewrites};
 pub type Pass = fn(&mut Graph, &[ValueId], &mut Rewrites);
 
 /// Every rewrite by name, in the order in which they run.
-pub const PASSES: [(&str, Pass); 4] = [
+pub const PASSES: [(&str, Pass); 6] = [
     ("drop_dead", drop_dead::run),
     ("fuse_norm", fuse_norm::run),
     ("fuse_add", fuse_add::run),
     ("fuse_activation", fuse_activation::run),
+    ("fuse_norm_train", fuse_norm_train::run),
+    ("fuse_norm_backward", fuse_norm_backward::run),
 ];
 
 /// Those of them that leave every node that is needed as it was traced.

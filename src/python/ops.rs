@@ -229,7 +229,10 @@ pub fn parse(op: &str, attrs: &Bound<'_, PyDict>, shapes: &[&[usize]]) -> PyResu
         },
         "flatten" => Op::Flatten { order: attrs.order()? },
         "softmax" | "log_softmax" => Op::Softmax { axis: attrs.get("axis")?, log: op == "log_softmax" },
-        "batch_norm_train" => Op::BatchNormTrain { eps: attrs.scalar("eps")?, momentum: attrs.scalar("momentum")? },
+        "batch_norm_train" => {
+            let [eps, momentum] = [attrs.scalar("eps")?, attrs.scalar("momentum")?];
+            Op::BatchNormTrain { eps, momentum, activation: None }
+        }
         "batch_norm_infer" => Op::BatchNormInfer { eps: attrs.scalar("eps")? },
         "group_norm" => Op::GroupNorm { groups: attrs.number("groups", 1)?, eps: attrs.scalar("eps")? },
         "local_response_norm" => Op::LocalResponseNorm {

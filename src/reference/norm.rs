@@ -44,6 +44,17 @@ pub fn batch_norm_train(operands: &[&Tensor], eps: f64, momentum: f64) -> Vec<Te
     ]
 }
 
+/// (x − mean)·rstd·weight + bias with known statistics, computed as [`batch_norm_train`] does.
+pub fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor, statistics: &[&Tensor]) -> Tensor {
+    let (numbers, c) = rows(x);
+    let [weight, bias, mean, rstd] = [weight.f(), bias.f(), statistics[0].f(), statistics[1].f()];
+    let y = numbers.iter().enumerate().map(|(at, x)| {
+        let k = at % c;
+        (x - mean[k]) * rstd[k] * weight[k] + bias[k]
+    });
+    x.with(y.collect())
+}
+
 /// The gradients of (x − mean)·rstd·weight + bias where mean and rstd are those of the numbers that share a statistic.
 ///
 /// `operands` are grad_y, x, weight, mean, rstd; `statistic` numbers the statistic of an element.

@@ -5,6 +5,7 @@ use super::{arithmetic, axis_map, layers, loss, movement, norm, pool, unary, upd
 use crate::error::{Error, Result};
 use crate::function::BinaryKind;
 use crate::graph::Op;
+use crate::graph::op::Gate;
 
 /// The results of `op`, of the given shapes; for an op with effects the new contents of the stored tensors it writes.
 #[allow(clippy::too_many_lines)] // one arm per op
@@ -59,10 +60,29 @@ pub fn apply(op: &Op, operands: &[&Tensor], shapes: &[&[usize]]) -> Result<Vec<T
         Op::Unflatten { order, .. } => one(movement::unflatten(x, *order, shapes[0])),
         Op::Softmax { axis, log } => one(loss::softmax(x, *axis, *log)),
         Op::SoftmaxBackward { axis, log } => one(loss::softmax_backward(x, operands[1], *axis, *log)),
-        Op::BatchNormTrain { eps, momentum } => {
-            Ok(norm::batch_norm_train(operands, f64::from(eps.get()), f64::from(momentum.get())))
+        Op::BatchNormTrain { eps, momentum, activation } => {
+            let mut results = norm::batch_norm_train(operands, f64::from(eps.get()), f64::from(momentum.get()));
+            if let Some(residual) = operands.get(5) {
+                results[0] = arithmetic::binary(BinaryKind::Add, &results[0], residual, shapes[0]);
+            }
+            if let Some(kind) = activation {
+                results[0] = unary::forward(*kind, &results[0]);
+            }
+            Ok(results)
         }
         Op::BatchNormBackward => Ok(norm::batch_norm_backward(operands)),
+        Op::BatchNormGateBackward { gate, sum } => {
+            let other = operands[operands.len() - 1];
+            let mut grad = if *sum { arithmetic::binary(BinaryKind::Add, x, other, shapes[3]) } else { (*x).clone() };
+            if let Some(Gate { kind, recompute }) = *gate {
+                let anew = recompute.then(|| norm::affine(operands[1], operands[2], operands[5], &operands[3..5]));
+                let y = anew.map(|x| unary::forward(kind, &x));
+                grad = unary::backward(kind, &grad, y.as_ref().unwrap_or(operands[5]));
+            }
+            let mut results = norm::batch_norm_backward(&[&[&grad], &operands[1..5]].concat());
+            results.push(grad);
+            Ok(results)
+        }
         Op::BatchNormInfer { eps } => one(norm::batch_norm_infer(operands, f64::from(eps.get()))),
         Op::GroupNorm { groups, eps } => Ok(norm::group_norm(operands, *groups, f64::from(eps.get()))),
         Op::GroupNormBackward { groups } => Ok(norm::group_norm_backward(operands, *groups)),

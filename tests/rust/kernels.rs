@@ -17,6 +17,8 @@ mod epilogue;
 mod image;
 #[path = "kernels/norm.rs"]
 mod norm;
+#[path = "kernels/norm_gate.rs"]
+mod norm_gate;
 #[path = "kernels/pool.rs"]
 mod pool;
 #[path = "kernels/reduce.rs"]
@@ -142,6 +144,8 @@ fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], backwards: bool
             kernel.run(task, &Args::new(&slots), scratch.ptr());
         }
     }
+    // SAFETY: behind all tasks.
+    unsafe { kernel.tail(&Args::new(&slots)) };
 }
 
 /// Runs a kernel on operands `operands[map[0]]`, `operands[map[1]]`, …, twice: its tasks forwards on unaligned memory

@@ -340,6 +340,48 @@ fn the_random_graphs_are_fused_in_every_way() {
     assert!(whole >= 5, "only {whole} have everything");
 }
 
+/// The lists of numbers also lead to graphs that every rewrite changes, in every form that it makes.
+#[test]
+fn the_random_graphs_are_rewritten_in_every_way() {
+    use cnnrs::graph::op::Gate;
+    let mut draws = Draws::new(29);
+    let mut seen = BTreeSet::new();
+    for _ in 0..6000 {
+        let genes: Vec<u32> = (0..draws.below(60)).map(|_| draws.below(1 << 32) as u32).collect();
+        let Case { mut graph, outputs, .. } = decode(&genes);
+        seen.extend(
+            simplify(&mut graph, &outputs, None)
+                .into_iter()
+                .filter(|pass| !pass.rewrites.is_empty())
+                .map(|pass| pass.name.to_owned()),
+        );
+        seen.extend(graph.nodes().iter().filter_map(|node| match node.op {
+            Op::BatchNormTrain { activation, .. } => {
+                Some(format!("normalize {} {}", node.inputs.len() > 5, activation.map_or("alone", |kind| kind.name())))
+            }
+            Op::BatchNormGateBackward { gate, sum } => {
+                let gate = gate.map(|Gate { kind, recompute }| format!("{} {recompute}", kind.name()));
+                let alone = !graph.nodes().iter().any(|other| other.inputs.contains(&node.outputs[3]));
+                Some(format!("gate {} sum {sum} alone {alone}", gate.unwrap_or_default()))
+            }
+            _ => None,
+        }));
+    }
+    let mut expected: Vec<String> = PASSES.iter().map(|pass| pass.0.to_owned()).collect();
+    for residual in ["true", "false"] {
+        expected.extend(["alone", "relu", "relu6", "tanh"].map(|kind| format!("normalize {residual} {kind}")));
+    }
+    // Only the normalization reads a gradient that passed the activation of its own result.
+    expected
+        .extend(["", "relu true", "relu false", "relu6 true"].map(|gate| format!("gate {gate} sum true alone true")));
+    expected.extend(["", "relu6 false"].map(|gate| format!("gate {gate} sum true alone false")));
+    expected.extend(["relu true", "relu6 true"].map(|gate| format!("gate {gate} sum false alone true")));
+    expected.push("gate relu false sum false alone false".into());
+    for form in expected {
+        assert!(seen.contains(&form), "{form} is in none of them: {seen:#?}");
+    }
+}
+
 /// A rewrite that is wrong now and then: products in layers of even number become sums.
 fn broken(graph: &mut Graph, _outputs: &[ValueId], rewrites: &mut Rewrites) {
     use cnnrs::function::BinaryKind::{Add, Mul};

@@ -241,6 +241,7 @@ impl Tape<'_> {
             | Op::AxisMapBackward { .. }
             | Op::SoftmaxBackward { .. }
             | Op::BatchNormBackward
+            | Op::BatchNormGateBackward { .. }
             | Op::GroupNormBackward { .. }
             | Op::LocalResponseNormBackward { .. }
             | Op::Update(_)

@@ -149,7 +149,7 @@ fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
             float(operands[0].shape.clone())
         }
         Op::BatchNormTrain { .. } => {
-            arity(operands, 5..=5)?;
+            arity(operands, 5..=6)?;
             norm::batch_norm_train(operands)
         }
         Op::BatchNormInfer { .. } => {
@@ -159,6 +159,11 @@ fn infer_unchecked(op: &Op, operands: &[&ValueInfo]) -> Results {
         Op::BatchNormBackward => {
             arity(operands, 5..=5)?;
             norm::batch_norm_backward(operands)
+        }
+        Op::BatchNormGateBackward { gate, sum } => {
+            let count = 5 + usize::from(gate.is_some()) + usize::from(*sum);
+            arity(operands, count..=count)?;
+            norm::batch_norm_gate_backward(operands, *gate, *sum)
         }
         Op::GroupNorm { groups, .. } => {
             arity(operands, 3..=3)?;

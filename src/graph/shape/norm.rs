@@ -3,6 +3,7 @@
 use super::{Results, equal, float, floats};
 use crate::error::{Error, Result};
 use crate::graph::ValueInfo;
+use crate::graph::op::Gate;
 use crate::tensor::{DType, shape_text};
 
 /// The last axis, of a tensor with at least one more.
@@ -42,7 +43,11 @@ pub(super) fn batch_norm(operands: &[&ValueInfo], names: &[&str], extra: usize) 
 
 /// In training, a single value per channel would be normalized to zero whatever it is.
 pub(super) fn batch_norm_train(operands: &[&ValueInfo]) -> Results {
-    let results = batch_norm(operands, &["weight", "bias", "running_mean", "running_var"], 4)?;
+    if let Some(residual) = operands.get(5) {
+        floats(residual, "residual")?;
+        equal(residual, &operands[0].shape, "residual", "x")?;
+    }
+    let results = batch_norm(&operands[..5], &["weight", "bias", "running_mean", "running_var"], 4)?;
     let shape = &operands[0].shape;
     if shape[..shape.len() - 1].iter().all(|&size| size == 1) {
         return Err(Error::Value(format!(
@@ -57,6 +62,26 @@ pub(super) fn batch_norm_backward(operands: &[&ValueInfo]) -> Results {
     equal(operands[0], &operands[1].shape, "grad_y", "x")?;
     floats(operands[0], "grad_y")?;
     batch_norm(&operands[1..], &["weight", "mean", "rstd"], 2)
+}
+
+pub(super) fn batch_norm_gate_backward(operands: &[&ValueInfo], gate: Option<Gate>, sum: bool) -> Results {
+    let mut results = batch_norm_backward(&operands[..5])?;
+    let x = &operands[1].shape;
+    if let Some(gate) = gate {
+        let (shape, what) = if gate.recompute { (&operands[2].shape, "bias") } else { (x, "y") };
+        floats(operands[5], what)?;
+        equal(operands[5], shape, what, if gate.recompute { "weight" } else { "x" })?;
+        if gate.kind.gate_limit().is_none() {
+            return Err(Error::Internal(format!("{} is no gate", gate.kind.name())));
+        }
+    }
+    if sum {
+        let other = operands[operands.len() - 1];
+        floats(other, "other")?;
+        equal(other, x, "other", "x")?;
+    }
+    results.push((x.clone(), DType::F32));
+    Ok(results)
 }
 
 /// Checks the groups and returns the shape (N, G) of their statistics.

@@ -11,6 +11,7 @@ pub use backward::UnaryBackward;
 pub use binary::Binary;
 pub use expand::Expand;
 pub use normalize::Normalize;
+pub(super) use unary::cost;
 pub use unary::{Unary, activate};
 
 use std::ops::Range;

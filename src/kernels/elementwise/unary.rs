@@ -104,7 +104,7 @@ pub unsafe fn activate(isa: Isa, kind: UnaryKind, src: *const f32, dst: *mut f32
 }
 
 /// Rough operations per element.
-pub(super) fn cost(kind: UnaryKind) -> u64 {
+pub(crate) fn cost(kind: UnaryKind) -> u64 {
     match kind {
         UnaryKind::Relu | UnaryKind::Abs | UnaryKind::Relu6 | UnaryKind::Clip(..) => 1,
         UnaryKind::LeakyRelu(_) | UnaryKind::Affine(..) => 2,

@@ -1,25 +1,31 @@
 //! The affine maps of normalization, forward and backward, with one coefficient per channel and segment.
 
+use super::gate::{Gate, OPEN, RECOMPUTE, RESULT, pass};
 use super::{Lines, Segments};
+use crate::function::UnaryKind;
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{Chunks, load_first, store_first};
+use crate::kernels::elementwise::{Chunks, activate, cost, load_first, store_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
 /// Normalization with known statistics, or its gradient with respect to the source.
 ///
 /// ```text
-/// dst      = (src − mean) · rstd·weight + bias
-/// diff_src = diff_dst · rstd·weight + (src − mean) · slope + offset
+/// dst      = activation((src − mean) · rstd·weight + bias [+ residual])
+/// diff_src = gate(diff_dst) · rstd·weight + (src − mean) · slope + offset
 /// ```
 /// Operands forward: `src`, `weight`, `bias` (a float per channel each), `mean`, `rstd` (a float per statistic each),
-/// `dst` (may be the memory of `src`). Backward: `diff_dst`, `src`, `weight`, `mean`, `rstd`, `slope`, `offset` (a float
-/// per statistic each), `diff_src` (may be the memory of `diff_dst` or `src`).
+/// `dst` (may be the memory of `src`, or of `residual`), and `residual` (as `src`) if there is one. Backward: `diff_dst`,
+/// `src`, `weight`, `mean`, `rstd`, `slope`, `offset` (a float per statistic each), `diff_src` (may be the memory of
+/// `diff_dst` or `src`), and what a gate reads: `bias`, or the activation's result (as `src`).
 #[derive(Debug, Clone)]
 pub struct Apply {
     isa: Isa,
     shape: Segments,
     backward: bool,
+    residual: bool,
+    activation: Option<UnaryKind>,
+    gate: Option<Gate>,
     lines: Lines,
     /// Lines of one segment.
     chunks: Chunks,
@@ -30,60 +36,138 @@ impl Apply {
     pub fn new(isa: Isa, shape: Segments, backward: bool) -> Self {
         let lines = Lines::new(isa, shape.channels);
         let chunks = Chunks::new(shape.rows.div_ceil(lines.group), lines.wide);
-        Self { isa, shape, backward, lines, chunks }
+        Self { isa, shape, backward, residual: false, activation: None, gate: None, lines, chunks }
+    }
+
+    /// Forward, perhaps with a residual and an activation.
+    #[must_use]
+    pub fn then(self, residual: bool, activation: Option<UnaryKind>) -> Self {
+        Self { residual, activation, ..self }
+    }
+
+    /// Backward, behind a gate if there is one.
+    #[must_use]
+    pub fn behind(self, gate: Option<Gate>) -> Self {
+        Self { gate, ..self }
     }
 }
 
-/// # Safety
-/// `count` floats at `diff` (if backward), `src` and `dst`, in lines of `wide`; `wide` floats at every coefficient.
-#[inline(always)]
-unsafe fn apply_body<S: Simd, const BACKWARD: bool>(
+/// Where a task's elements are: `diff` only backward, `other` only for a residual or a gate that reads the result.
+#[derive(Clone, Copy)]
+struct Elements {
     diff: *const f32,
     src: *const f32,
+    other: *const f32,
     dst: *mut f32,
     count: usize,
-    wide: usize,
+}
+
+/// A line of each coefficient: `scale` only backward, `bias` only for a gate that computes anew.
+#[derive(Clone, Copy)]
+struct Coefficients {
     mean: *const f32,
     scale: *const f32,
     slope: *const f32,
     offset: *const f32,
-) {
-    // SAFETY: every access lies within a line of the tensors or of the coefficients.
-    unsafe {
-        for start in (0..count).step_by(wide) {
-            let line = wide.min(count - start);
-            let mut i = 0;
-            while i + S::LANES <= line {
-                let at = start + i;
-                let centred = S::sub(S::load(src.add(at)), S::load(mean.add(i)));
-                let base = S::fma(centred, S::load(slope.add(i)), S::load(offset.add(i)));
-                let value = if BACKWARD { S::fma(S::load(diff.add(at)), S::load(scale.add(i)), base) } else { base };
-                S::store(dst.add(at), value);
-                i += S::LANES;
+    bias: *const f32,
+}
+
+/// Calls `$body` with place, column and number of lanes of every vector of `$count` elements in lines of `$wide`.
+macro_rules! lines {
+    ($s:ident, $count:expr, $wide:expr, |$at:ident, $i:ident, $lanes:ident| $body:expr) => {
+        for start in (0..$count).step_by($wide) {
+            let line = $wide.min($count - start);
+            let mut $i = 0;
+            while $i + $s::LANES <= line {
+                let ($at, $lanes) = (start + $i, $s::LANES);
+                $body;
+                $i += $s::LANES;
             }
-            if i < line {
-                let (at, lanes) = (start + i, line - i);
-                let load = |p: *const f32| load_first::<S>(p, lanes);
-                let centred = S::sub(load(src.add(at)), load(mean.add(i)));
-                let base = S::fma(centred, load(slope.add(i)), load(offset.add(i)));
-                let value = if BACKWARD { S::fma(load(diff.add(at)), load(scale.add(i)), base) } else { base };
-                store_first::<S>(dst.add(at), value, lanes);
+            if $i < line {
+                let ($at, $lanes) = (start + $i, line - $i);
+                $body;
             }
         }
+    };
+}
+
+/// The result is kept between zero and `limit` if `CLAMP`.
+///
+/// # Safety
+/// `count` floats at the elements' addresses, in lines of `wide`; `wide` floats at every coefficient.
+#[inline(always)]
+unsafe fn forward_body<S: Simd, const RESIDUAL: bool, const CLAMP: bool>(
+    elements: Elements,
+    wide: usize,
+    coefficients: Coefficients,
+    limit: f32,
+) {
+    let Elements { src, other, dst, count, .. } = elements;
+    let Coefficients { mean, slope, offset, .. } = coefficients;
+    // SAFETY: every access lies within a line of the tensors or of the coefficients.
+    unsafe {
+        let (zero, limit) = (S::splat(0.0), S::splat(limit));
+        lines!(S, count, wide, |at, i, lanes| {
+            let load = |p: *const f32| load_first::<S>(p, lanes);
+            let centred = S::sub(load(src.add(at)), load(mean.add(i)));
+            let mut value = S::fma(centred, load(slope.add(i)), load(offset.add(i)));
+            if RESIDUAL {
+                value = S::add(value, load(other.add(at)));
+            }
+            if CLAMP {
+                // Both return their second operand if it is NaN.
+                value = S::min(limit, S::max(zero, value));
+            }
+            store_first::<S>(dst.add(at), value, lanes);
+        });
     }
 }
 
-multiversion! {
-    fn forward(
-        diff: *const f32, src: *const f32, dst: *mut f32, count: usize, wide: usize,
-        mean: *const f32, scale: *const f32, slope: *const f32, offset: *const f32,
-    ) = apply_body, [false];
+/// # Safety
+/// `count` floats at the elements' addresses, in lines of `wide`; `wide` floats at every coefficient.
+#[inline(always)]
+unsafe fn backward_body<S: Simd, const GATE: u8>(
+    elements: Elements,
+    wide: usize,
+    coefficients: Coefficients,
+    limit: f32,
+) {
+    let Elements { diff, src, other, dst, count } = elements;
+    let Coefficients { mean, scale, slope, offset, bias } = coefficients;
+    // SAFETY: every access lies within a line of the tensors or of the coefficients.
+    unsafe {
+        let limit = S::splat(limit);
+        lines!(S, count, wide, |at, i, lanes| {
+            let load = |p: *const f32| load_first::<S>(p, lanes);
+            let (centred, scale) = (S::sub(load(src.add(at)), load(mean.add(i))), load(scale.add(i)));
+            let mut g = load(diff.add(at));
+            if GATE == RECOMPUTE {
+                g = pass::<S>(S::fma(centred, scale, load(bias.add(i))), limit, g);
+            } else if GATE == RESULT {
+                g = pass::<S>(load(other.add(at)), limit, g);
+            }
+            let base = S::fma(centred, load(slope.add(i)), load(offset.add(i)));
+            store_first::<S>(dst.add(at), S::fma(g, scale, base), lanes);
+        });
+    }
 }
-multiversion! {
-    fn backward(
-        diff: *const f32, src: *const f32, dst: *mut f32, count: usize, wide: usize,
-        mean: *const f32, scale: *const f32, slope: *const f32, offset: *const f32,
-    ) = apply_body, [true];
+
+/// A loop for every level and choice of constants.
+macro_rules! loops {
+    ($($name:ident = $body:ident [$($param:tt),*];)*) => {$(
+        multiversion! {
+            fn $name(elements: Elements, wide: usize, coefficients: Coefficients, limit: f32) = $body, [$($param),*];
+        }
+    )*};
+}
+loops! {
+    affine = forward_body [false, false];
+    clamped = forward_body [false, true];
+    residual = forward_body [true, false];
+    residual_clamped = forward_body [true, true];
+    backward = backward_body [OPEN];
+    backward_recompute = backward_body [RECOMPUTE];
+    backward_result = backward_body [RESULT];
 }
 
 impl Apply {
@@ -112,7 +196,11 @@ impl Apply {
 
 impl Kernel for Apply {
     fn name(&self) -> String {
-        format!("normalize_{}{}", if self.backward { "backward_" } else { "" }, self.isa.name())
+        let gate = if self.gate.is_some() { "gate_" } else { "" };
+        let backward = if self.backward { "backward_" } else { "" };
+        let residual = if self.residual { "add_" } else { "" };
+        let activation = self.activation.map_or(String::new(), |kind| format!("{}_", kind.name()));
+        format!("normalize_{residual}{activation}{gate}{backward}{}", self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -120,11 +208,12 @@ impl Kernel for Apply {
     }
 
     fn scratch(&self) -> usize {
-        4 * self.lines.wide.next_multiple_of(16) * size_of::<f32>()
+        5 * self.lines.wide.next_multiple_of(16) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
-        (if self.backward { 5 } else { 3 }) * self.shape.len() as u64
+        let each = if self.backward { 5 } else { 3 } + u64::from(self.residual) + u64::from(self.gate.is_some());
+        (each + self.activation.map_or(0, cost)) * self.shape.len() as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
@@ -133,30 +222,60 @@ impl Kernel for Apply {
         let first = chunk.start * self.lines.wide;
         let count = (chunk.end * self.lines.wide).min(rows * channels) - first;
         let start = segment * rows * channels + first;
-        let coefficients: [*mut f32; 4] =
-            std::array::from_fn(|i| scratch.cast::<f32>().wrapping_add(i * self.lines.wide.next_multiple_of(16)));
-        let [mean, scale, slope, offset] = coefficients;
         let wide = self.lines.wide;
-        // SAFETY: the weights hold a float per channel, the statistics one per segment and bin; the scratch holds four
+        let [mean, scale, slope, offset, bias]: [*mut f32; 5] =
+            std::array::from_fn(|i| scratch.cast::<f32>().wrapping_add(i * wide.next_multiple_of(16)));
+        let coefficients = Coefficients { mean, scale, slope, offset, bias };
+        let at = |index: usize| args.src::<f32>(index).at(start, count);
+        let weight = args.src::<f32>(if self.backward { 2 } else { 1 });
+        let [mean_of, rstd] = [3, 4].map(|index| args.src::<f32>(index));
+        // SAFETY: the weights hold a float per channel, the statistics one per segment and bin; the scratch holds five
         // lines; the elements belong to this task.
         unsafe {
-            let at = |index: usize| args.src::<f32>(index).at(start, count);
-            let weight = args.src::<f32>(if self.backward { 2 } else { 1 });
-            let [mean_of, rstd] = [3, 4].map(|index| args.src::<f32>(index));
+            let scale_of = |channel: usize, statistic: usize| weight.get(channel) * rstd.get(statistic);
             self.fill(segment, mean, |_, statistic| mean_of.get(statistic));
             if self.backward {
                 let [slope_of, offset_of] = [5, 6].map(|index| args.src::<f32>(index));
-                self.fill(segment, scale, |channel, statistic| weight.get(channel) * rstd.get(statistic));
+                self.fill(segment, scale, scale_of);
                 self.fill(segment, slope, |_, statistic| slope_of.get(statistic));
                 self.fill(segment, offset, |_, statistic| offset_of.get(statistic));
-                let dst = args.dst::<f32>(7).at(start, count);
-                backward(self.isa, at(0), at(1), dst, count, wide, mean, scale, slope, offset);
-            } else {
-                let bias = args.src::<f32>(2);
-                self.fill(segment, slope, |channel, statistic| weight.get(channel) * rstd.get(statistic));
-                self.fill(segment, offset, |channel, _| bias.get(channel));
-                let dst = args.dst::<f32>(5).at(start, count);
-                forward(self.isa, at(0), at(0), dst, count, wide, mean, scale, slope, offset);
+                let mut elements =
+                    Elements { diff: at(0), src: at(1), other: at(0), dst: args.dst::<f32>(7).at(start, count), count };
+                let run = match Gate::mode(self.gate) {
+                    RECOMPUTE => {
+                        let bias_of = args.src::<f32>(8);
+                        self.fill(segment, bias, |channel, _| bias_of.get(channel));
+                        backward_recompute
+                    }
+                    RESULT => {
+                        elements.other = at(8);
+                        backward_result
+                    }
+                    _ => backward,
+                };
+                run(self.isa, elements, wide, coefficients, Gate::limit_of(self.gate));
+                return;
+            }
+            let bias_of = args.src::<f32>(2);
+            self.fill(segment, slope, scale_of);
+            self.fill(segment, offset, |channel, _| bias_of.get(channel));
+            let dst = args.dst::<f32>(5).at(start, count);
+            let other = if self.residual { at(6) } else { at(0) };
+            let elements = Elements { diff: at(0), src: at(0), other, dst, count };
+            let limit = match self.activation {
+                Some(UnaryKind::Relu) => Some(f32::INFINITY),
+                Some(UnaryKind::Relu6) => Some(6.0),
+                _ => None,
+            };
+            let run = match (self.residual, limit) {
+                (false, None) => affine,
+                (false, Some(_)) => clamped,
+                (true, None) => residual,
+                (true, Some(_)) => residual_clamped,
+            };
+            run(self.isa, elements, wide, coefficients, limit.unwrap_or(0.0));
+            if let (Some(kind), None) = (self.activation, limit) {
+                activate(self.isa, kind, dst, dst, count);
             }
         }
     }

@@ -1,19 +1,28 @@
 //! Sums over pixels that the gradients of normalization are made of.
 
+use super::gate::{Gate, OPEN, RECOMPUTE, RESULT, pass};
 use super::{BLOCK, Cut, Lines, SIDE, Segments};
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{Chunks, load_first};
+use crate::kernels::elementwise::{load_first, store_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
-/// Per channel, Σ diff_dst and Σ diff_dst·(src − mean) over each part of the rows. Operands: `diff_dst`, `src`, `mean`
-/// (a float per statistic), `partials` (doubles: per segment and part `channels` of the one, then `channels` of the
-/// other), which [`GradientSumsFinish`] adds up.
+/// Per channel, Σ grad and Σ grad·(src − mean) over each part of the rows, where `grad` is `diff_dst`, or
+/// gate(diff_dst [+ other]). Operands: `diff_dst`, `src`, `mean` (a float per statistic), `partials` (doubles: per segment
+/// and part `channels` of the one, then `channels` of the other), which [`GradientSumsFinish`] adds up. Then, in this
+/// order, what the options ask for:
+///
+/// - a gate: `weight`, `rstd`, `bias` if it computes anew, or the activation's result;
+/// - `grad` to be written (may be the memory of `diff_dst`, `other` or the activation's result), then `other` if there is
+///   one.
 #[derive(Debug, Clone)]
 pub struct GradientSums {
     isa: Isa,
     cut: Cut,
     lines: Lines,
+    gate: Option<Gate>,
+    write: bool,
+    sum: bool,
 }
 
 impl GradientSums {
@@ -21,7 +30,14 @@ impl GradientSums {
     pub fn new(isa: Isa, shape: Segments) -> Self {
         let cut = Cut::new(shape);
         let lines = if cut.bands > 1 { Lines { group: 1, wide: cut.band } } else { Lines::new(isa, shape.channels) };
-        Self { isa, cut, lines }
+        Self { isa, cut, lines, gate: None, write: false, sum: false }
+    }
+
+    /// Behind a gate, if there is one; whether `grad` is written; and whether there is `other`, in which case it is.
+    #[must_use]
+    pub fn behind(self, gate: Option<Gate>, write: bool, sum: bool) -> Self {
+        debug_assert!(gate.is_some() || sum || !write, "nothing to write but what is read");
+        Self { gate, write: write || sum, sum, ..self }
     }
 
     /// Doubles of `partials`: a function of the shape alone.
@@ -30,35 +46,101 @@ impl GradientSums {
     }
 }
 
-/// Adds the sums over the rows at `diff` and `src`, `V` vectors wide, to `first` and `second`.
+/// Where rows begin: `other` only if there is one, `result` only for a gate that reads it, `dst` only if it is written.
+#[derive(Clone, Copy)]
+struct Rows {
+    diff: *const f32,
+    other: *const f32,
+    src: *const f32,
+    result: *const f32,
+    dst: *mut f32,
+}
+
+impl Rows {
+    /// All of them `count` elements further on.
+    #[inline(always)]
+    fn from(self, count: usize) -> Self {
+        Self {
+            diff: self.diff.wrapping_add(count),
+            other: self.other.wrapping_add(count),
+            src: self.src.wrapping_add(count),
+            result: self.result.wrapping_add(count),
+            dst: self.dst.wrapping_add(count),
+        }
+    }
+}
+
+/// Coefficients per column: `scale` and `bias` only for a gate that computes anew.
+#[derive(Clone, Copy)]
+struct Columns {
+    centre: *const f32,
+    scale: *const f32,
+    bias: *const f32,
+}
+
+/// `grad` and `src − mean` of the first `lanes` numbers of a row from column `i` on; `grad` is written if `WRITE`.
 ///
 /// # Safety
-/// `rows` rows of `first.len()` floats, `pitch` apart, which are `V` vectors, the last with `lanes` lanes; as many
-/// floats at `mean`.
+/// So many floats from there on in the rows and coefficients that are read.
 #[inline(always)]
-unsafe fn block<S: Simd, const V: usize>(
-    diff: *const f32,
-    src: *const f32,
-    rows: usize,
+unsafe fn terms<S: Simd, const GATE: u8, const WRITE: bool, const SUM: bool>(
+    rows: Rows,
+    at: usize,
+    lanes: usize,
+    [centre, scale, bias, limit]: [S::V; 4],
+) -> (S::V, S::V) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let load = |p: *const f32| load_first::<S>(p.add(at), lanes);
+        let (mut g, d) = (load(rows.diff), S::sub(load(rows.src), centre));
+        if SUM {
+            g = S::add(g, load(rows.other));
+        }
+        if GATE == RECOMPUTE {
+            g = pass::<S>(S::fma(d, scale, bias), limit, g);
+        } else if GATE == RESULT {
+            g = pass::<S>(load(rows.result), limit, g);
+        }
+        if WRITE {
+            store_first::<S>(rows.dst.add(at), g, lanes);
+        }
+        (g, d)
+    }
+}
+
+/// Adds the sums over `count` rows, `V` vectors wide, to `first` and `second`.
+///
+/// # Safety
+/// `count` rows of `first.len()` floats, `pitch` apart, which are `V` vectors, the last with `lanes` lanes; as many
+/// coefficients.
+#[inline(always)]
+unsafe fn block<S: Simd, const V: usize, const GATE: u8, const WRITE: bool, const SUM: bool>(
+    rows: Rows,
+    count: usize,
     pitch: usize,
     lanes: usize,
-    mean: *const f32,
+    columns: Columns,
+    limit: f32,
     first: &mut [f64],
     second: &mut [f64],
 ) {
     let (mut s1, mut s2) = ([0.0f32; SIDE], [0.0f32; SIDE]);
-    // SAFETY: every load lies within a row; the arrays hold four vectors.
+    // SAFETY: every access lies within a row; the arrays hold four vectors.
     unsafe {
         let width = |v: usize| if v + 1 == V { lanes } else { S::LANES };
-        let (mut sums, mut products, mut centre) = ([S::splat(0.0); V], [S::splat(0.0); V], [S::splat(0.0); V]);
-        for (v, centre) in centre.iter_mut().enumerate() {
-            *centre = load_first::<S>(mean.add(v * S::LANES), width(v));
+        let (mut sums, mut products) = ([S::splat(0.0); V], [S::splat(0.0); V]);
+        let mut coefficients = [[S::splat(limit); 4]; V];
+        for (v, [centre, scale, bias, _]) in coefficients.iter_mut().enumerate() {
+            *centre = load_first::<S>(columns.centre.add(v * S::LANES), width(v));
+            if GATE == RECOMPUTE {
+                *scale = load_first::<S>(columns.scale.add(v * S::LANES), width(v));
+                *bias = load_first::<S>(columns.bias.add(v * S::LANES), width(v));
+            }
         }
-        for row in 0..rows {
+        for row in 0..count {
             for v in 0..V {
                 let at = row * pitch + v * S::LANES;
-                let g = load_first::<S>(diff.add(at), width(v));
-                let d = S::sub(load_first::<S>(src.add(at), width(v)), centre[v]);
+                let (g, d) = terms::<S, GATE, WRITE, SUM>(rows, at, width(v), coefficients[v]);
                 sums[v] = S::add(sums[v], g);
                 products[v] = S::fma(g, d, products[v]);
             }
@@ -74,59 +156,77 @@ unsafe fn block<S: Simd, const V: usize>(
     }
 }
 
-/// # Safety
-/// `rows` rows of `width` floats at `diff` and `src`, `stride` apart, equal to `width` if `group > 1`; `width / per`
-/// floats at `mean`; `width` doubles at both results; `2 · group · width` doubles and as many floats as a line has at
-/// `scratch`.
-#[inline(always)]
-unsafe fn sums_body<S: Simd>(
-    diff: *const f32,
-    src: *const f32,
-    rows: usize,
+/// How a task's rows lie: `count` rows of `width` floats, `stride` apart, equal to `width` if `group > 1`.
+#[derive(Clone, Copy)]
+struct Layout {
+    count: usize,
     stride: usize,
     width: usize,
     group: usize,
-    per: usize,
-    mean: *const f32,
+}
+
+/// # Safety
+/// Rows as `layout` says; a line of coefficients; `width` doubles at both results; `2 · group · width` doubles at
+/// `scratch`.
+#[inline(always)]
+unsafe fn sums_body<S: Simd, const GATE: u8, const WRITE: bool, const SUM: bool>(
+    rows: Rows,
+    layout: Layout,
+    columns: Columns,
+    limit: f32,
     out_first: *mut f64,
     out_second: *mut f64,
     scratch: *mut f64,
 ) {
-    let (wide, lines, tail) = (group * width, rows / group, rows % group * width);
+    let Layout { count, stride, width, group } = layout;
+    let (wide, lines, tail) = (group * width, count / group, count % group * width);
     // SAFETY: the caller's word; the scratch is this task's own. Grouped rows are neighbours in memory, so a line and
     // the incomplete one behind the last are contiguous.
     unsafe {
-        let centres = std::slice::from_raw_parts_mut(scratch.add(2 * wide).cast::<f32>(), wide);
-        for (j, centre) in centres.iter_mut().enumerate() {
-            *centre = mean.add(j % width / per).read_unaligned();
-        }
         let sums = std::slice::from_raw_parts_mut(scratch, 2 * wide);
         sums.fill(0.0);
         let (first, second) = sums.split_at_mut(wide);
+        let from = |i: usize| Columns {
+            centre: columns.centre.add(i),
+            scale: columns.scale.add(i),
+            bias: columns.bias.add(i),
+        };
         for top in (0..lines).step_by(BLOCK) {
             let count = BLOCK.min(lines - top);
-            let (diff, src) = (diff.add(top * group * stride), src.add(top * group * stride));
+            let (rows, pitch) = (rows.from(top * group * stride), group * stride);
             let mut i = 0;
             while i + 4 * S::LANES <= wide {
-                let columns = i..i + 4 * S::LANES;
-                let (first, second) = (&mut first[columns.clone()], &mut second[columns]);
-                let centre = centres.as_ptr().add(i);
-                block::<S, 4>(diff.add(i), src.add(i), count, group * stride, S::LANES, centre, first, second);
+                let range = i..i + 4 * S::LANES;
+                let (first, second) = (&mut first[range.clone()], &mut second[range]);
+                let rows = rows.from(i);
+                block::<S, 4, GATE, WRITE, SUM>(rows, count, pitch, S::LANES, from(i), limit, first, second);
                 i += 4 * S::LANES;
             }
             while i < wide {
                 let lanes = S::LANES.min(wide - i);
                 let (first, second) = (&mut first[i..i + lanes], &mut second[i..i + lanes]);
-                let centre = centres.as_ptr().add(i);
-                block::<S, 1>(diff.add(i), src.add(i), count, group * stride, lanes, centre, first, second);
+                let rows = rows.from(i);
+                block::<S, 1, GATE, WRITE, SUM>(rows, count, pitch, lanes, from(i), limit, first, second);
                 i += lanes;
             }
         }
-        let rest = lines * group * stride;
-        for j in 0..tail {
-            let g = f64::from(diff.add(rest + j).read_unaligned());
-            first[j] += g;
-            second[j] += g * f64::from(src.add(rest + j).read_unaligned() - centres[j]);
+        let rest = rows.from(lines * group * stride);
+        for j in (0..tail).step_by(S::LANES) {
+            let (lanes, columns) = (S::LANES.min(tail - j), from(j));
+            let (mut scale, mut bias) = (S::splat(0.0), S::splat(0.0));
+            if GATE == RECOMPUTE {
+                (scale, bias) = (load_first::<S>(columns.scale, lanes), load_first::<S>(columns.bias, lanes));
+            }
+            let coefficients = [load_first::<S>(columns.centre, lanes), scale, bias, S::splat(limit)];
+            let (g, d) = terms::<S, GATE, WRITE, SUM>(rest, j, lanes, coefficients);
+            let (mut gs, mut ds) = ([0.0f32; SIDE], [0.0f32; SIDE]);
+            S::store(gs.as_mut_ptr(), g);
+            S::store(ds.as_mut_ptr(), d);
+            for lane in 0..lanes {
+                let g = f64::from(gs[lane]);
+                first[j + lane] += g;
+                second[j + lane] += g * f64::from(ds[lane]);
+            }
         }
         for channel in 0..width {
             let (mut one, mut other) = (0.0, 0.0);
@@ -140,16 +240,32 @@ unsafe fn sums_body<S: Simd>(
     }
 }
 
-multiversion! {
-    fn sums(
-        diff: *const f32, src: *const f32, rows: usize, stride: usize, width: usize, group: usize, per: usize,
-        mean: *const f32, out_first: *mut f64, out_second: *mut f64, scratch: *mut f64,
-    ) = sums_body;
+/// A loop for every level and choice of constants.
+macro_rules! loops {
+    ($($name:ident [$($param:tt),*];)*) => {$(
+        multiversion! {
+            fn $name(
+                rows: Rows, layout: Layout, columns: Columns, limit: f32,
+                out_first: *mut f64, out_second: *mut f64, scratch: *mut f64,
+            ) = sums_body, [$($param),*];
+        }
+    )*};
+}
+loops! {
+    plain [OPEN, false, false];
+    plain_sum [OPEN, true, true];
+    recompute [RECOMPUTE, false, false];
+    recompute_write [RECOMPUTE, true, false];
+    recompute_sum [RECOMPUTE, true, true];
+    result [RESULT, false, false];
+    result_write [RESULT, true, false];
+    result_sum [RESULT, true, true];
 }
 
 impl Kernel for GradientSums {
     fn name(&self) -> String {
-        format!("gradient_sums_{}", self.isa.name())
+        let gate = if self.gate.is_some() { "gate_" } else { "" };
+        format!("{}{gate}gradient_sums_{}", if self.sum { "add_" } else { "" }, self.isa.name())
     }
 
     fn tasks(&self) -> usize {
@@ -157,11 +273,11 @@ impl Kernel for GradientSums {
     }
 
     fn scratch(&self) -> usize {
-        self.lines.wide * (2 * size_of::<f64>() + size_of::<f32>())
+        self.lines.wide * (2 * size_of::<f64>() + 3 * size_of::<f32>())
     }
 
     fn flops(&self) -> u64 {
-        4 * self.cut.shape.len() as u64
+        (4 + u64::from(self.gate.is_some()) + u64::from(self.sum)) * self.cut.shape.len() as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
@@ -170,130 +286,58 @@ impl Kernel for GradientSums {
         let (first, last) = self.cut.rows(part);
         let (width, per) = (self.cut.band.min(channels - column), channels / bins);
         let (start, count) = ((segment * rows + first) * channels, (last - first) * channels);
-        let diff = args.src::<f32>(0).at(start, count).wrapping_add(column);
-        let src = args.src::<f32>(1).at(start, count).wrapping_add(column);
-        let mean = args.src::<f32>(2).at(segment * bins + column / per, width / per);
-        let start = (segment * self.cut.parts + part) * 2 * channels + column;
-        let one = args.dst::<f64>(3).at(start, width);
-        let other = args.dst::<f64>(3).at(start + channels, width);
-        let group = self.lines.group;
-        // SAFETY: the rows lie in both tensors; these sums belong to this task; the scratch has two doubles and a float
-        // per column.
+        let at = |index: usize| args.src::<f32>(index).at(start, count).wrapping_add(column);
+        let (diff, src) = (at(0), at(1));
+        let mut elements = Rows { diff, other: diff, src, result: diff, dst: std::ptr::null_mut() };
+        let wide = self.lines.group * width;
+        let sums = scratch.cast::<f64>();
+        let [centre, scale, bias]: [*mut f32; 3] =
+            std::array::from_fn(|i| sums.wrapping_add(2 * wide).cast::<f32>().wrapping_add(i * wide));
+        let first_statistic = segment * bins + column / per;
+        let mut next = 4;
+        // SAFETY: the rows lie in all tensors; these sums belong to this task; the scratch has two doubles and three
+        // floats per column of a line; there is a mean and an rstd for each statistic, a weight and a bias per channel.
         unsafe {
-            let rows = last - first;
-            sums(self.isa, diff, src, rows, channels, width, group, per, mean, one, other, scratch.cast());
-        }
-    }
-}
-
-/// What follows from the sums, added up in the order of segments and parts. Operands: `partials` (of
-/// [`GradientSums`]), `weight` (a float per channel), `rstd` (a float per statistic), then, if asked for, `slope` and
-/// `offset` of [`Apply`](super::Apply) (a float per statistic each), and, if asked for, `diff_weight` and `diff_bias`
-/// (a float per channel each).
-///
-/// ```text
-/// offset      = −rstd  · Σ diff_dst·weight / count               over the pixels and channels of a bin
-/// slope       = −rstd³ · Σ diff_dst·weight·(src − mean) / count
-/// diff_weight = Σ rstd · diff_dst·(src − mean)                   over all pixels
-/// diff_bias   = Σ diff_dst
-/// ```
-#[derive(Debug, Clone)]
-pub struct GradientSumsFinish {
-    cut: Cut,
-    /// Statistics, if slope and offset are asked for.
-    slopes: Option<Chunks>,
-    /// Channels, if the gradients of weight and bias are asked for.
-    weights: Option<Chunks>,
-}
-
-impl GradientSumsFinish {
-    /// The end of [`GradientSums`] over `shape`, and what to make of them.
-    pub fn new(shape: Segments, slopes: bool, weights: bool) -> Self {
-        let cut = Cut::new(shape);
-        let slopes = slopes.then(|| Chunks::new(shape.statistics(), 4 * cut.parts * shape.per_bin()));
-        let weights = weights.then(|| Chunks::new(shape.channels, 4 * cut.parts * shape.segments));
-        Self { cut, slopes, weights }
-    }
-
-    fn slope_tasks(&self) -> usize {
-        self.slopes.map_or(0, |chunks| chunks.tasks())
-    }
-
-    unsafe fn slopes(&self, range: std::ops::Range<usize>, args: &Args<'_>) {
-        let (Segments { channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
-        let (partials, weight, rstd) = (args.src::<f64>(0), args.src::<f32>(1), args.src::<f32>(2));
-        let (per, count) = (self.cut.shape.per_bin(), self.cut.shape.count().max(1) as f64);
-        for statistic in range {
-            let (segment, bin) = (statistic / bins, statistic % bins);
-            let (mut sum, mut product) = (0.0, 0.0);
-            for part in 0..parts {
-                let start = (segment * parts + part) * 2 * channels;
-                for channel in bin * per..(bin + 1) * per {
-                    // SAFETY: `partials` holds two sums per segment, part and channel; `weight` a float per channel.
-                    unsafe {
-                        let weight = f64::from(weight.get(channel));
-                        sum += weight * partials.get(start + channel);
-                        product += weight * partials.get(start + channels + channel);
-                    }
+            let fill = |line: *mut f32, of: &dyn Fn(usize) -> f32| {
+                (0..width).for_each(|channel| line.add(channel).write(of(channel)));
+                for row in 1..self.lines.group {
+                    line.add(row * width).copy_from_nonoverlapping(line, width);
                 }
+            };
+            let mean = args.src::<f32>(2);
+            fill(centre, &|channel| mean.get(first_statistic + channel / per));
+            let gate = Gate::mode(self.gate);
+            if gate == RECOMPUTE {
+                let [weight, rstd, bias_of] = [0, 1, 2].map(|i| args.src::<f32>(next + i));
+                fill(scale, &|channel| weight.get(column + channel) * rstd.get(first_statistic + channel / per));
+                fill(bias, &|channel| bias_of.get(column + channel));
+                next += 3;
+            } else if gate == RESULT {
+                elements.result = at(next);
+                next += 1;
             }
-            // SAFETY: a float per statistic in each; this one belongs to this task.
-            unsafe {
-                let rstd = f64::from(rstd.get(statistic));
-                args.dst::<f32>(3).set(statistic, (-rstd * rstd * rstd * product / count) as f32);
-                args.dst::<f32>(4).set(statistic, (-rstd * sum / count) as f32);
+            if self.write {
+                elements.dst = args.dst::<f32>(next).at(start, count).wrapping_add(column);
             }
-        }
-    }
-
-    unsafe fn weights(&self, range: std::ops::Range<usize>, args: &Args<'_>) {
-        let (Segments { segments, channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
-        let (partials, rstd) = (args.src::<f64>(0), args.src::<f32>(2));
-        let results = if self.slopes.is_some() { 5 } else { 3 };
-        for channel in range {
-            let (mut sum, mut product) = (0.0, 0.0);
-            for segment in 0..segments {
-                // SAFETY: as above.
-                unsafe {
-                    let rstd = f64::from(rstd.get(segment * bins + channel / self.cut.shape.per_bin()));
-                    for part in 0..parts {
-                        let start = (segment * parts + part) * 2 * channels + channel;
-                        sum += partials.get(start);
-                        product += rstd * partials.get(start + channels);
-                    }
-                }
+            if self.sum {
+                elements.other = at(next + 1);
             }
-            // SAFETY: a float per channel in each; this one belongs to this task.
-            unsafe {
-                args.dst::<f32>(results).set(channel, product as f32);
-                args.dst::<f32>(results + 1).set(channel, sum as f32);
-            }
-        }
-    }
-}
-
-impl Kernel for GradientSumsFinish {
-    fn name(&self) -> String {
-        "gradient_sums_finish".to_owned()
-    }
-
-    fn tasks(&self) -> usize {
-        self.slope_tasks() + self.weights.map_or(0, |chunks| chunks.tasks())
-    }
-
-    fn flops(&self) -> u64 {
-        let kinds = u64::from(self.slopes.is_some()) + u64::from(self.weights.is_some());
-        4 * kinds * (self.cut.parts * self.cut.shape.segments * self.cut.shape.channels) as u64
-    }
-
-    unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        // SAFETY: the caller's word; the ranges of different tasks are apart.
-        unsafe {
-            match (self.slopes, self.weights) {
-                (Some(chunks), _) if task < chunks.tasks() => self.slopes(chunks.range(task), args),
-                (_, Some(chunks)) => self.weights(chunks.range(task - self.slope_tasks()), args),
-                _ => {}
-            }
+            let run = match (gate, self.write, self.sum) {
+                (RECOMPUTE, _, true) => recompute_sum,
+                (RECOMPUTE, true, _) => recompute_write,
+                (RECOMPUTE, ..) => recompute,
+                (RESULT, _, true) => result_sum,
+                (RESULT, true, _) => result_write,
+                (RESULT, ..) => result,
+                (_, _, true) => plain_sum,
+                _ => plain,
+            };
+            let layout = Layout { count: last - first, stride: channels, width, group: self.lines.group };
+            let start = (segment * self.cut.parts + part) * 2 * channels + column;
+            let one = args.dst::<f64>(3).at(start, width);
+            let other = args.dst::<f64>(3).at(start + channels, width);
+            let columns = Columns { centre, scale, bias };
+            run(self.isa, elements, layout, columns, Gate::limit_of(self.gate), one, other, sums);
         }
     }
 }

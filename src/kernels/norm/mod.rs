@@ -5,7 +5,9 @@
 //! tensor, and no digits lost to a mean that is large against the deviation.
 
 mod apply;
+mod gate;
 mod gradients;
+mod gradients_finish;
 mod long_rows;
 mod lrn;
 mod moments;
@@ -13,11 +15,15 @@ mod row;
 mod rows;
 
 pub use apply::{Apply, ReciprocalDeviation};
-pub use gradients::{GradientSums, GradientSumsFinish};
+pub use gate::Gate;
+pub use gradients::GradientSums;
+pub use gradients_finish::GradientSumsFinish;
 pub use long_rows::{LongRowApply, LongRowSlopes, LongRowSums};
 pub use lrn::{LocalResponseNorm, LocalResponseNormBackward};
 pub use moments::{Moments, MomentsFinish};
 pub use rows::{RowNorm, RowNormBackward};
+
+use std::ops::Range;
 
 use crate::simd::Isa;
 
@@ -107,6 +113,20 @@ const BLOCK: usize = 64;
 
 /// Most floats of the vectors that are worked on side by side.
 const SIDE: usize = 64;
+
+/// Most statistics that are finished side by side.
+const RUN: usize = 64;
+
+/// A range of statistics as runs of at most [`RUN`] within one segment: segment, first bin, number of bins.
+fn runs(range: Range<usize>, bins: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut next = range.start;
+    std::iter::from_fn(move || {
+        let (segment, bin) = (next / bins, next % bins);
+        let count = RUN.min(bins - bin).min(range.end - next);
+        next += count;
+        (count > 0).then_some((segment, bin, count))
+    })
+}
 
 /// Rows taken several at a time, as lines that fill whole vectors where rows are short.
 #[derive(Debug, Clone, Copy)]

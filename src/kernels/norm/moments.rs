@@ -1,6 +1,6 @@
 //! Means and variances.
 
-use super::{BLOCK, Cut, Lines, SIDE, Segments};
+use super::{BLOCK, Cut, Lines, RUN, SIDE, Segments, runs};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::{Chunks, load_first};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -265,31 +265,40 @@ impl Kernel for MomentsFinish {
             let (first, last) = self.cut.rows(part);
             ((last - first) * self.cut.shape.per_bin()) as f64
         };
-        for statistic in self.chunks.range(task) {
-            let (segment, bin) = (statistic / bins, statistic % bins);
-            let at = |part: usize| (segment * parts + part) * 2 * bins + bin;
-            // SAFETY: `partials` holds every part's statistics; each result has an element for this statistic, which
-            // belongs to this task.
+        for (segment, first, count) in runs(self.chunks.range(task), bins) {
+            let at = |part: usize| (segment * parts + part) * 2 * bins + first;
+            let (mut means, mut spreads) = ([0.0; RUN], [0.0; RUN]);
+            let (means, spreads) = (&mut means[..count], &mut spreads[..count]);
+            // SAFETY: `partials` holds every part's statistics; each result has an element for these statistics, which
+            // belong to this task.
             unsafe {
-                let (mut sum, mut m2) = (0.0, 0.0);
                 for part in 0..parts {
-                    sum += share(part) * partials.get(at(part));
+                    for (i, sum) in means.iter_mut().enumerate() {
+                        *sum += share(part) * partials.get(at(part) + i);
+                    }
                 }
-                let mean = if total > 0.0 { sum / total } else { 0.0 };
+                for mean in means.iter_mut() {
+                    *mean = if total > 0.0 { *mean / total } else { 0.0 };
+                }
                 for part in 0..parts {
-                    let delta = partials.get(at(part)) - mean;
-                    m2 += partials.get(at(part) + bins) + share(part) * delta * delta;
+                    for (i, (m2, mean)) in spreads.iter_mut().zip(means.iter()).enumerate() {
+                        let delta = partials.get(at(part) + i) - mean;
+                        *m2 += partials.get(at(part) + bins + i) + share(part) * delta * delta;
+                    }
                 }
-                let variance = if total > 0.0 { m2 / total } else { 0.0 };
-                args.dst::<f32>(1).set(statistic, mean as f32);
-                args.dst::<f32>(2).set(statistic, (1.0 / (variance + f64::from(self.eps)).sqrt()) as f32);
-                let Some(momentum) = self.momentum else { continue };
-                let old = [3, 4].map(|index| f64::from(args.src::<f32>(index).get(statistic)));
-                let step = if total > 0.0 { f64::from(momentum) } else { 0.0 };
-                let seen = [mean, if total > 0.0 { m2 / (total - 1.0) } else { 0.0 }];
-                for i in 0..2 {
-                    let new = if step > 0.0 { (1.0 - step) * old[i] + step * seen[i] } else { old[i] };
-                    args.dst::<f32>(5 + i).set(statistic, new as f32);
+                for (i, (&mean, &m2)) in means.iter().zip(spreads.iter()).enumerate() {
+                    let statistic = segment * bins + first + i;
+                    let variance = if total > 0.0 { m2 / total } else { 0.0 };
+                    args.dst::<f32>(1).set(statistic, mean as f32);
+                    args.dst::<f32>(2).set(statistic, (1.0 / (variance + f64::from(self.eps)).sqrt()) as f32);
+                    let Some(momentum) = self.momentum else { continue };
+                    let old = [3, 4].map(|index| f64::from(args.src::<f32>(index).get(statistic)));
+                    let step = if total > 0.0 { f64::from(momentum) } else { 0.0 };
+                    let seen = [mean, if total > 0.0 { m2 / (total - 1.0) } else { 0.0 }];
+                    for i in 0..2 {
+                        let new = if step > 0.0 { (1.0 - step) * old[i] + step * seen[i] } else { old[i] };
+                        args.dst::<f32>(5 + i).set(statistic, new as f32);
+                    }
                 }
             }
         }

@@ -17,6 +17,7 @@ use super::{Options, PackJob, Place, Plan, Step};
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
 use crate::kernels::conv::Geometry;
+use crate::kernels::tailed::Tailed;
 use crate::kernels::{Kernel, pool, reduce};
 use crate::tensor::{DType, shape_text};
 
@@ -26,16 +27,22 @@ const FLOAT: usize = size_of::<f32>();
 pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
-    for node in pure.into_iter().chain(effects) {
-        // A value of which only the shape is wanted is not computed.
-        if node.op.has_effect() || node.outputs.iter().any(|id| lowering.read[id.0]) {
-            afford(graph, node)?;
-            let first = lowering.steps.len();
-            lowering.node(node)?;
-            lowering.note_results(node, first);
-        }
+    // A value of which only the shape is wanted is not computed.
+    for node in pure.into_iter().filter(|node| node.outputs.iter().any(|id| lowering.read[id.0])).collect::<Vec<_>>() {
+        afford(graph, node)?;
+        let first = lowering.steps.len();
+        lowering.node(node)?;
+        lowering.note_results(node, first);
+    }
+    for nodes in effects.chunk_by(|a, b| is_small(a) && is_small(b)) {
+        if is_small(nodes[0]) { lowering.small_effects(nodes) } else { lowering.node(nodes[0])? }
     }
     Ok(lowering.finish(outputs))
+}
+
+/// Whether a node with effects only copies or counts.
+fn is_small(node: &Node) -> bool {
+    matches!(node.op, Op::Assign | Op::Increment)
 }
 
 /// A buffer whose place in the arena is not known yet is `None`.
@@ -173,6 +180,25 @@ impl<'a> Lowering<'a> {
         self.steps.push(DraftStep { step, in_place: in_place.into_iter().collect() });
     }
 
+    /// A step with its operands and what it may do in place, and what finishes its work with its own operands: the tail of
+    /// the step if it is `small`, or the step behind it.
+    fn push_followed(
+        &mut self,
+        node: &Node,
+        (kernel, mut operands, in_place): (impl Kernel + 'static, Vec<usize>, Vec<(usize, usize)>),
+        (last, behind, small): (impl Kernel + 'static, Vec<usize>, bool),
+        shape: String,
+    ) {
+        if small {
+            let kernel = Tailed::new(kernel, operands.len(), last);
+            operands.extend(behind);
+            self.push_in_place(node, kernel, operands, shape, in_place);
+        } else {
+            self.push_in_place(node, kernel, operands, shape.clone(), in_place);
+            self.push(node, last, behind, shape);
+        }
+    }
+
     /// Notes where the float results of a node are, each at the last of its steps (from `first` on) that touches it.
     fn note_results(&mut self, node: &Node, first: usize) {
         for (number, id) in node.outputs.iter().enumerate() {
@@ -293,8 +319,11 @@ impl<'a> Lowering<'a> {
             Op::Unflatten { order, .. } => self.flatten(node, *order, node.outputs[0], true),
             Op::Softmax { axis, log } => self.softmax(node, *axis, *log),
             Op::SoftmaxBackward { axis, log } => self.softmax_backward(node, *axis, *log),
-            Op::BatchNormTrain { eps, momentum } => self.batch_norm_train(node, eps.get(), momentum.get()),
+            Op::BatchNormTrain { eps, momentum, activation } => {
+                self.batch_norm_train(node, [eps.get(), momentum.get()], *activation);
+            }
             Op::BatchNormBackward => self.batch_norm_backward(node),
+            Op::BatchNormGateBackward { gate, sum } => self.batch_norm_gate_backward(node, *gate, *sum),
             Op::BatchNormInfer { eps } => self.batch_norm_infer(node, eps.get()),
             Op::GroupNorm { groups, eps } => self.group_norm(node, *groups, eps.get()),
             Op::GroupNormBackward { groups } => self.group_norm_backward(node, *groups),
@@ -308,9 +337,8 @@ impl<'a> Lowering<'a> {
             Op::CrossEntropy { smoothing, ignore } => self.cross_entropy(node, smoothing.get(), *ignore),
             Op::Normalize { mean, std } => self.normalize(node, mean, std)?,
             Op::Update(optimizer) => self.update(node, *optimizer),
-            Op::Assign => self.assign(node),
+            Op::Assign | Op::Increment => self.small_effects(&[node]),
             Op::Blend => self.blend(node),
-            Op::Increment => self.increment(node),
         }
         Ok(())
     }

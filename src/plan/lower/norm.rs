@@ -1,16 +1,19 @@
 //! Normalization and dropout.
 
 use super::{FLOAT, Lowering};
-use crate::graph::op::DropoutUnit;
+use crate::graph::op::{DropoutUnit, Gate, UnaryKind};
 use crate::graph::{Node, ValueId};
 use crate::kernels::norm::{
-    Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply, LongRowSlopes,
-    LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
+    self, Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply,
+    LongRowSlopes, LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
 };
 use crate::kernels::{dropout, reduce};
 use crate::tensor::shape_text;
 
 const DOUBLE: usize = size_of::<f64>();
+
+/// Up to so many partial sums are joined by one thread while the others wait: a step of its own would cost more.
+const SERIAL: usize = 32 << 10;
 
 /// Fewer rows than these, if they are at least so long, are cut into stretches of columns.
 const FEW_ROWS: usize = 16;
@@ -54,60 +57,120 @@ impl Lowering<'_> {
         let (x, text) = (node.inputs[0], shape_text(self.shape(node.inputs[0])));
         let kernel = Moments::new(self.options.isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
-        let source = self.buffer(x);
-        self.push(node, kernel, vec![source, partials], text.clone());
+        let first = vec![self.buffer(x), partials];
         let mut operands = vec![partials];
         operands.extend(self.buffers(&node.outputs[1..3]));
         if running.is_some() {
             operands.extend(self.buffers(&node.inputs[3..5]));
             operands.extend(self.buffers(&node.outputs[3..5]));
         }
-        self.push(node, MomentsFinish::new(shape, eps, running), operands, text);
+        let finish = MomentsFinish::new(shape, eps, running);
+        let small = kernel.partials() <= SERIAL;
+        self.push_followed(node, (kernel, first, Vec::new()), (finish, operands, small), text);
     }
 
     /// The gradients that somebody reads, from sums over the pixels.
     fn sums(&mut self, node: &Node, shape: Segments) {
-        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
-        let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
-        let (source, weights) = self.asked(node);
+        let isa = self.options.isa;
+        let [grad_y, x, mean] = [0, 1, 3].map(|index| self.buffer(node.inputs[index]));
         let kernel = GradientSums::new(isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
-        self.push(node, kernel, vec![grad_y, x, mean, partials], text.clone());
-        let mut operands = vec![partials, weight, rstd];
+        let first = (kernel, vec![grad_y, x, mean, partials], Vec::new());
+        self.behind_sums(node, shape, first, grad_y, None);
+    }
+
+    /// The first step with its operands and what it may do in place, and the rest: `grad` is the gradient that was summed,
+    /// unless it has to go through the gate once more, which reads the last buffer.
+    fn behind_sums(
+        &mut self,
+        node: &Node,
+        shape: Segments,
+        (kernel, first, in_place): (GradientSums, Vec<usize>, Vec<(usize, usize)>),
+        grad: usize,
+        gate: Option<(norm::Gate, usize)>,
+    ) {
+        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let [x, weight, mean, rstd] = [1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
+        let (source, weights) = self.asked(node);
+        let mut operands = vec![first[3], weight, rstd];
         let [slope, offset] = [0, 1].map(|_| self.temp(shape.statistics() * FLOAT));
         if source {
             operands.extend([slope, offset]);
         }
         if weights {
-            operands.extend(self.buffers(&node.outputs[1..]));
+            operands.extend(self.buffers(&node.outputs[1..3]));
         }
-        self.push(node, GradientSumsFinish::new(shape, source, weights), operands, text.clone());
+        let finish = GradientSumsFinish::new(shape, source, weights);
+        let small = kernel.partials() <= SERIAL;
+        self.push_followed(node, (kernel, first, in_place), (finish, operands, small), text.clone());
         if source {
-            let grad_x = self.buffer(node.outputs[0]);
-            let operands = vec![grad_y, x, weight, mean, rstd, slope, offset, grad_x];
-            self.push_in_place(node, Apply::new(isa, shape, true), operands, text, Some((0, 7)));
+            let mut operands = vec![grad, x, weight, mean, rstd, slope, offset, self.buffer(node.outputs[0])];
+            operands.extend(gate.map(|(_, read)| read));
+            let kernel = Apply::new(isa, shape, true).behind(gate.map(|(gate, _)| gate));
+            self.push_in_place(node, kernel, operands, text, [(0, 7), (1, 7)]);
         }
     }
 
     /// Whether the gradient of the operand is read, and whether those of weight or bias are.
     fn asked(&self, node: &Node) -> (bool, bool) {
-        (self.reads(node.outputs[0]), node.outputs[1..].iter().any(|&id| self.reads(id)))
+        (self.reads(node.outputs[0]), node.outputs[1..3].iter().any(|&id| self.reads(id)))
     }
 
-    pub(super) fn batch_norm_train(&mut self, node: &Node, eps: f32, momentum: f32) {
+    pub(super) fn batch_norm_train(&mut self, node: &Node, [eps, momentum]: [f32; 2], activation: Option<UnaryKind>) {
         let shape = self.per_channel(node.inputs[0]);
         let running = node.outputs[3..].iter().any(|&id| self.reads(id));
         self.moments(node, shape, eps, running.then_some(momentum));
         if self.reads(node.outputs[0]) {
             let mut operands = self.buffers(&node.inputs[..3]);
             operands.extend(self.buffers(&[node.outputs[1], node.outputs[2], node.outputs[0]]));
+            operands.extend(self.buffers(&node.inputs[5..]));
             let text = shape_text(self.shape(node.inputs[0]));
-            self.push_in_place(node, Apply::new(self.options.isa, shape, false), operands, text, Some((0, 5)));
+            let residual = node.inputs.len() > 5;
+            let kernel = Apply::new(self.options.isa, shape, false).then(residual, activation);
+            let in_place: &[_] = if residual { &[(0, 5), (6, 5)] } else { &[(0, 5)] };
+            self.push_in_place(node, kernel, operands, text, in_place.iter().copied());
         }
     }
 
     pub(super) fn batch_norm_backward(&mut self, node: &Node) {
         self.sums(node, self.per_channel(node.inputs[1]));
+    }
+
+    /// The gated gradient is written if somebody else reads it, or if it is a sum; otherwise each of the two steps that
+    /// need it makes it anew.
+    pub(super) fn batch_norm_gate_backward(&mut self, node: &Node, gate: Option<Gate>, sum: bool) {
+        let shape = self.per_channel(node.inputs[1]);
+        let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
+        let write = sum || self.reads(node.outputs[3]);
+        let gate = gate.and_then(|gate| {
+            let limit = gate.kind.gate_limit()?;
+            Some((norm::Gate { limit, recompute: gate.recompute }, self.buffer(node.inputs[5])))
+        });
+        let kernel = GradientSums::new(self.options.isa, shape).behind(gate.map(|(gate, _)| gate), write, sum);
+        let partials = self.temp(kernel.partials() * DOUBLE);
+        let mut operands = vec![grad_y, x, mean, partials];
+        if let Some((gate, read)) = gate {
+            if gate.recompute {
+                operands.extend([weight, rstd]);
+            }
+            operands.push(read);
+        }
+        if !write {
+            self.behind_sums(node, shape, (kernel, operands, Vec::new()), grad_y, gate);
+            return;
+        }
+        let grad = self.buffer(node.outputs[3]);
+        let to = operands.len();
+        operands.push(grad);
+        let mut in_place = vec![(0, to)];
+        if sum {
+            operands.push(self.buffer(node.inputs[node.inputs.len() - 1]));
+            in_place.push((to + 1, to));
+        }
+        if gate.is_some_and(|(gate, _)| !gate.recompute) {
+            in_place.push((to - 1, to));
+        }
+        self.behind_sums(node, shape, (kernel, operands, in_place), grad, None);
     }
 
     pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {

@@ -129,7 +129,7 @@ impl Builder<'_> {
 
     /// One op, or a few that belong together; nothing if it does not fit.
     fn grow(&mut self) -> Option<ValueId> {
-        match self.below(12) {
+        match self.below(13) {
             0 | 1 => self.convolution(),
             2 => self.product(),
             3 => self.elementwise(),
@@ -138,7 +138,7 @@ impl Builder<'_> {
             6 => self.movement(),
             7 => self.resampling(),
             8 => self.pooling(),
-            9 => self.normalization(),
+            9 | 12 => self.normalization(),
             10 => {
                 let x = self.operand(|shape| !shape.is_empty())?;
                 let op = Op::Softmax { axis: self.below(self.shape(x).len()), log: self.below(2) == 1 };
@@ -387,12 +387,29 @@ impl Builder<'_> {
         if self.below(2) == 0 {
             return self.node(Op::BatchNormInfer { eps }, &operands);
         }
-        let y = self.node(Op::BatchNormTrain { eps, momentum: Scalar::new(0.1) }, &operands)?;
+        let y = self.node(Op::BatchNormTrain { eps, momentum: Scalar::new(0.1), activation: None }, &operands)?;
         let results = self.graph.nodes().last()?.outputs.clone();
         for (buffer, value) in [mean, variance].into_iter().zip(&results[3..]) {
             self.graph.add(Op::Assign, &[buffer, *value], "buffers").ok()?;
         }
-        Some(y)
+        self.behind_normalization(y)
+    }
+
+    /// What follows a normalization in a network: perhaps a sum with a value of the same shape, which may be the operand
+    /// of the normalization or another one's result, perhaps an activation, and perhaps several readers.
+    fn behind_normalization(&mut self, y: ValueId) -> Option<ValueId> {
+        let (shape, mut last) = (self.shape(y), y);
+        if self.below(2) == 1 {
+            let other = self.operand(|other| other == shape)?;
+            let operands = if self.below(2) == 0 { [y, other] } else { [other, y] };
+            last = self.node(Op::Binary(BinaryKind::Add), &operands)?;
+        }
+        let kind = self.pick(&[UnaryKind::Relu, UnaryKind::Relu6, UnaryKind::Tanh, UnaryKind::Silu]);
+        if self.below(4) > 0 {
+            last = self.unary(kind, last)?;
+        }
+        // Read twice: its gradient is a sum.
+        if self.below(3) == 0 { self.node(Op::Binary(BinaryKind::Mul), &[last, last]) } else { Some(last) }
     }
 
     /// A loss, the gradients of what it depends on, and perhaps an update.
