@@ -1,6 +1,6 @@
 //! The register tiles: `MR` pointers × `NV` vectors of channels, the reduction innermost and free of branches.
 
-use super::epilogue::Finish;
+use super::epilogue::{Finish, mode};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -108,16 +108,35 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
                 S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
             }
         }
+        match tile.finish.mode() {
+            mode::PLAIN => finish::<S, MR, NV, { mode::PLAIN }>(tile, &mut spilled),
+            mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, &mut spilled),
+            _ => finish::<S, MR, NV, { mode::ADD }>(tile, &mut spilled),
+        }
+    }
+}
+
+/// Writes the results of finished sums; returns whether one of these is NaN.
+///
+/// # Safety
+/// As for [`tile_body`]; the sums were spilled; `MODE` is the epilogue's.
+#[inline(always)]
+unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
+    tile: &Tile,
+    sums: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
+) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
         let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
             let first = v * S::LANES;
             let count = (tile.channels - first).min(S::LANES);
-            let channel = tile.finish.per_channel::<S, false>(first, count);
+            let channel = tile.finish.per_channel::<S, false, MODE>(first, count);
             for i in 0..MR {
-                let sum = S::add(S::load(spilled.at(i, v)), channel.bias());
+                let sum = S::add(S::load(sums.at(i, v)), channel.bias);
                 nan = S::or(nan, S::is_nan(sum));
                 let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
-                S::store_partial(result, tile.finish.finish::<S, false>(sum, &channel, result, count), count);
+                S::store_partial(result, tile.finish.finish::<S, false, MODE>(sum, &channel, result, count), count);
             }
         }
         S::any(nan)
