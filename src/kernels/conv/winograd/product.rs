@@ -141,7 +141,7 @@ impl Kernel for Product {
                             results: results.add(rows.start),
                             channel: position * layout.sums.plane,
                             channels: self.panels.nr,
-                            finish: Finish::NONE,
+                            finish: &Finish::NONE,
                             run: RUN,
                         };
                         tile(isa, rows.len(), 2, &product);
