@@ -107,10 +107,7 @@ pub unsafe fn run(
     resolve(plan, externals, arena, memory);
     let scratch = Slot::new(scratch, pitch * threads);
     let (buffers, operands): (&[Slot], &[Slot]) = (&arena.buffers, &arena.operands);
-    let stop = AtomicUsize::new(usize::MAX);
-    let panicked = AtomicUsize::new(usize::MAX);
-    let overrun = AtomicUsize::new(usize::MAX);
-    let not_finite = AtomicUsize::new(usize::MAX);
+    let [stop, panicked, overrun, not_finite] = [(); 4].map(|()| AtomicUsize::new(usize::MAX));
     let fault = faults::panic_at();
     let clock = Clock::start(plan);
     let process = fork::generation();

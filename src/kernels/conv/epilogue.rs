@@ -67,13 +67,25 @@ pub(super) struct Finish {
     pub relu: bool,
 }
 
+/// How much an epilogue does: its loops are compiled for each.
+pub(super) mod mode {
+    /// Bias and max(x, 0) at most.
+    pub const PLAIN: u8 = 0;
+    /// Normalization too.
+    pub const NORM: u8 = 1;
+    /// Addition too, and perhaps normalization.
+    pub const ADD: u8 = 2;
+}
+
 /// What the vectors of one or more channels have in common.
 #[derive(Clone, Copy)]
 pub(super) struct PerChannel<V> {
-    bias: V,
+    pub bias: V,
     mean: V,
     scale: V,
     offset: V,
+    /// Zero, or −∞ where results may be negative.
+    floor: V,
 }
 
 impl Finish {
@@ -92,18 +104,34 @@ impl Finish {
         Self { bias: step(self.bias), norm: self.norm.map(step), ..self }
     }
 
-    /// Numbers of `lanes` channels from number `first` on; all lanes count if `FULL`.
+    /// One of [`mode`].
+    #[inline(always)]
+    pub fn mode(&self) -> u8 {
+        match (self.norm[0].is_null(), self.added.is_null()) {
+            (true, true) => mode::PLAIN,
+            (false, true) => mode::NORM,
+            (_, false) => mode::ADD,
+        }
+    }
+
+    /// Numbers of `lanes` channels from number `first` on; all lanes count if `FULL`. What is not there is neutral to the
+    /// last bit: x − 0, x · 1 + (−0), max(−∞, x).
     ///
     /// # Safety
-    /// Every operand per channel holds them; the CPU has the level's features.
+    /// Every operand per channel holds them; `MODE` is the epilogue's; the CPU has the level's features.
     #[inline(always)]
-    pub unsafe fn per_channel<S: Simd, const FULL: bool>(&self, first: usize, lanes: usize) -> PerChannel<S::V> {
+    pub unsafe fn per_channel<S: Simd, const FULL: bool, const MODE: u8>(
+        &self,
+        first: usize,
+        lanes: usize,
+    ) -> PerChannel<S::V> {
         // SAFETY: the caller's word.
         unsafe {
             let zero = S::splat(0.0);
             let bias = if self.bias.is_null() { zero } else { load::<S, FULL>(self.bias, first, lanes) };
-            if self.norm[0].is_null() {
-                return PerChannel { bias, mean: zero, scale: zero, offset: zero };
+            let floor = S::splat(if self.relu { 0.0 } else { f32::NEG_INFINITY });
+            if MODE == mode::PLAIN || self.norm[0].is_null() {
+                return PerChannel { bias, mean: zero, scale: S::splat(1.0), offset: S::splat(-0.0), floor };
             }
             let [weight, offset, mean, rstd] = [
                 load::<S, FULL>(self.norm[0], first, lanes),
@@ -111,37 +139,34 @@ impl Finish {
                 load::<S, FULL>(self.norm[2], first, lanes),
                 load::<S, FULL>(self.norm[3], first, lanes),
             ];
-            PerChannel { bias, mean, scale: S::mul(weight, rstd), offset }
+            PerChannel { bias, mean, scale: S::mul(weight, rstd), offset, floor }
         }
     }
 
     /// What becomes of a sum to which the bias was added; `result` is where it is to be written.
     ///
     /// # Safety
-    /// `lanes` floats (a whole vector if `FULL`) of what is added lie where `result` lies in the results; the CPU has the
-    /// level's features.
+    /// `lanes` floats (a whole vector if `FULL`) of what is added lie where `result` lies in the results; `MODE` is the
+    /// epilogue's; the CPU has the level's features.
     #[inline(always)]
-    pub unsafe fn finish<S: Simd, const FULL: bool>(
+    pub unsafe fn finish<S: Simd, const FULL: bool, const MODE: u8>(
         &self,
         value: S::V,
         channel: &PerChannel<S::V>,
         result: *const f32,
         lanes: usize,
     ) -> S::V {
-        let mut value = value;
         // SAFETY: the caller's word.
         unsafe {
-            if !self.norm[0].is_null() {
+            let mut value = value;
+            if MODE != mode::PLAIN {
                 value = S::fma(S::sub(value, channel.mean), channel.scale, channel.offset);
             }
-            if !self.added.is_null() {
+            if MODE == mode::ADD {
                 value = S::add(value, load::<S, FULL>(self.beside(result), 0, lanes));
             }
-            if self.relu {
-                value = S::max(S::splat(0.0), value);
-            }
+            S::max(channel.floor, value)
         }
-        value
     }
 
     /// What is added to the result at this address.
@@ -168,14 +193,6 @@ impl Finish {
             value += unsafe { self.beside(result).read_unaligned() };
         }
         if self.relu && value < 0.0 { 0.0 } else { value }
-    }
-}
-
-impl<V: Copy> PerChannel<V> {
-    /// The bias, or zero.
-    #[inline(always)]
-    pub fn bias(&self) -> V {
-        self.bias
     }
 }
 

@@ -237,7 +237,7 @@ impl PanelCall<'_> {
             results: tables.results(slot),
             channel,
             channels,
-            finish: self.finish.at(channel),
+            finish: &self.finish,
             run: RUN,
         };
         // SAFETY: the caller's word.
@@ -254,7 +254,7 @@ impl PanelCall<'_> {
     ///
     /// # Safety
     /// As for the tile that ran; what is added has memory of its own.
-    unsafe fn repair(&self, call: &Tile, rows: usize) {
+    unsafe fn repair(&self, call: &Tile<'_>, rows: usize) {
         let Problem { isa, fold, channels, .. } = *self.problem;
         let single = channels / fold;
         let class = &self.problem.classes[0];

@@ -1,6 +1,6 @@
 //! The register tiles: `MR` pointers × `NV` vectors of channels, the reduction innermost and free of branches.
 
-use super::epilogue::Finish;
+use super::epilogue::{Finish, mode};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -23,7 +23,7 @@ pub fn tile_rows(isa: Isa, vectors: usize) -> usize {
 
 /// One tile of a product through pointers.
 #[derive(Debug, Clone, Copy)]
-pub struct Tile {
+pub struct Tile<'a> {
     /// Per row, where segments are counted from; a row of `MR` pointers per segment, or one row for all of them.
     pub table: *const *const f32,
     /// Pointers from one segment's row to the next: `MR` or 0.
@@ -44,8 +44,8 @@ pub struct Tile {
     pub channel: usize,
     /// Channels to store, at most `NV` vectors.
     pub channels: usize,
-    /// What follows the sums, from `channel` on.
-    pub finish: Finish,
+    /// What follows the sums; `channel` is its channel, too, where it has operands per channel.
+    pub finish: &'a Finish,
     /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
     pub run: usize,
 }
@@ -57,7 +57,7 @@ pub struct Tile {
 /// operands per channel of the epilogue for `channels`; each result is writable for `channels` floats from `channel` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // see above
-unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> bool {
+unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) -> bool {
     // SAFETY: the caller's word.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
@@ -108,16 +108,35 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) -> b
                 S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
             }
         }
+        match tile.finish.mode() {
+            mode::PLAIN => finish::<S, MR, NV, { mode::PLAIN }>(tile, &mut spilled),
+            mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, &mut spilled),
+            _ => finish::<S, MR, NV, { mode::ADD }>(tile, &mut spilled),
+        }
+    }
+}
+
+/// Writes the results of finished sums; returns whether one of these is NaN.
+///
+/// # Safety
+/// As for [`tile_body`]; the sums were spilled; `MODE` is the epilogue's.
+#[inline(always)]
+unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
+    tile: &Tile<'_>,
+    sums: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
+) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
         let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
             let first = v * S::LANES;
             let count = (tile.channels - first).min(S::LANES);
-            let channel = tile.finish.per_channel::<S, false>(first, count);
+            let channel = tile.finish.per_channel::<S, false, MODE>(tile.channel + first, count);
             for i in 0..MR {
-                let sum = S::add(S::load(spilled.at(i, v)), channel.bias());
+                let sum = S::add(S::load(sums.at(i, v)), channel.bias);
                 nan = S::or(nan, S::is_nan(sum));
                 let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
-                S::store_partial(result, tile.finish.finish::<S, false>(sum, &channel, result, count), count);
+                S::store_partial(result, tile.finish.finish::<S, false, MODE>(sum, &channel, result, count), count);
             }
         }
         S::any(nan)
@@ -244,8 +263,8 @@ macro_rules! by_rows {
     };
 }
 
-by_rows!(tile_1, Tile, bool, tile_body::<_, _, 1>);
-by_rows!(tile_2, Tile, bool, tile_body::<_, _, 2>);
+by_rows!(tile_1, Tile<'_>, bool, tile_body::<_, _, 1>);
+by_rows!(tile_2, Tile<'_>, bool, tile_body::<_, _, 2>);
 by_rows!(grad_1, GradTile, (), grad_body::<_, _, 1, false>);
 by_rows!(grad_1_full, GradTile, (), grad_body::<_, _, 1, true>);
 by_rows!(grad_2, GradTile, (), grad_body::<_, _, 2, false>);
@@ -255,7 +274,7 @@ by_rows!(grad_2_full, GradTile, (), grad_body::<_, _, 2, true>);
 ///
 /// # Safety
 /// As [`tile_body`]; `rows` is 1 to [`MAX_ROWS`], `vectors` 1 or 2; the CPU has `isa`.
-pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile) -> bool {
+pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile<'_>) -> bool {
     // SAFETY: the caller's word.
     unsafe { if vectors == 1 { tile_1(isa, rows, tile) } else { tile_2(isa, rows, tile) } }
 }

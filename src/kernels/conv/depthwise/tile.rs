@@ -1,7 +1,7 @@
 //! The register tiles: some pixels × two vectors of channels, or some taps × two vectors, all channels in turn.
 
 use super::positions::Tap;
-use crate::kernels::conv::epilogue::Finish;
+use crate::kernels::conv::epilogue::{Finish, mode};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -85,12 +85,34 @@ unsafe fn strip<S: Simd, const PX: usize, const V: usize, const FULL: bool>(tile
         if tile.ahead > 0 {
             prefetch::<S, PX, V>(tile, k);
         }
+        match tile.finish.mode() {
+            mode::PLAIN => finish::<S, PX, V, FULL, { mode::PLAIN }>(tile, &sums, k, lanes),
+            mode::NORM => finish::<S, PX, V, FULL, { mode::NORM }>(tile, &sums, k, lanes),
+            _ => finish::<S, PX, V, FULL, { mode::ADD }>(tile, &sums, k, lanes),
+        }
+    }
+}
+
+/// Writes the results of finished sums.
+///
+/// # Safety
+/// As [`strip`]; `MODE` is the epilogue's.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn finish<S: Simd, const PX: usize, const V: usize, const FULL: bool, const MODE: u8>(
+    tile: &Tile<'_>,
+    sums: &[[S::V; V]; PX],
+    k: usize,
+    lanes: usize,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
         for v in 0..V {
-            let channel = tile.finish.per_channel::<S, FULL>(k + v * S::LANES, lanes);
+            let channel = tile.finish.per_channel::<S, FULL, MODE>(k + v * S::LANES, lanes);
             for i in 0..PX {
-                let sum = S::add(sums[i][v], channel.bias());
+                let sum = S::add(sums[i][v], channel.bias);
                 let at = tile.dst.wrapping_add(i * tile.dst_pitch + k + v * S::LANES);
-                store::<S, FULL>(at, tile.finish.finish::<S, FULL>(sum, &channel, at, lanes), lanes);
+                store::<S, FULL>(at, tile.finish.finish::<S, FULL, MODE>(sum, &channel, at, lanes), lanes);
             }
         }
     }

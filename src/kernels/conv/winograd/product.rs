@@ -6,7 +6,7 @@ use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::{Geometry, RUN, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
-use crate::kernels::conv::epilogue::Finish;
+use crate::kernels::conv::epilogue::{Finish, mode};
 use crate::kernels::conv::micro::{Tile, tile, tile_rows};
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -288,7 +288,7 @@ impl Product {
                         results: run.results.add(rows.start),
                         channel: position * sums.plane,
                         channels: self.panels.nr,
-                        finish: Finish::NONE,
+                        finish: &Finish::NONE,
                         run: RUN,
                     };
                     tile(isa, rows.len(), 2, &product);
@@ -343,13 +343,13 @@ struct Write {
 /// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+unsafe fn results_body<S: Simd, const MODE: u8>(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
     // SAFETY: the caller's word.
     unsafe {
         for c in (0..write.channels).step_by(S::LANES) {
             let lanes = S::LANES.min(write.channels - c);
             let zero = S::splat(0.0);
-            let channel = write.finish.per_channel::<S, false>(c, lanes);
+            let channel = write.finish.per_channel::<S, false, MODE>(c, lanes);
             let mut values = [[zero; IN]; IN];
             for y in 0..IN {
                 for x in 0..IN {
@@ -362,12 +362,12 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
                     if y >= size[0] || x >= size[1] {
                         continue;
                     }
-                    let value = S::add(values[y][x], channel.bias());
+                    let value = S::add(values[y][x], channel.bias);
                     let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
                     if lanes == S::LANES {
-                        S::store(at, write.finish.finish::<S, true>(value, &channel, at, lanes));
+                        S::store(at, write.finish.finish::<S, true, MODE>(value, &channel, at, lanes));
                     } else {
-                        S::store_partial(at, write.finish.finish::<S, false>(value, &channel, at, lanes), lanes);
+                        S::store_partial(at, write.finish.finish::<S, false, MODE>(value, &channel, at, lanes), lanes);
                     }
                 }
             }
@@ -376,6 +376,26 @@ unsafe fn results_body<S: Simd>(sums: *const f32, dst: *mut f32, size: [usize; 2
 }
 
 multiversion! {
-    /// Transforms the sums of a tile into results.
-    fn results_of(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body;
+    fn results_plain(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::PLAIN }];
+}
+multiversion! {
+    fn results_norm(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::NORM }];
+}
+multiversion! {
+    fn results_add(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::ADD }];
+}
+
+/// Transforms the sums of a tile into results.
+///
+/// # Safety
+/// As for [`results_body`]; the CPU has `isa`.
+unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match write.finish.mode() {
+            mode::PLAIN => results_plain(isa, sums, dst, size, write),
+            mode::NORM => results_norm(isa, sums, dst, size, write),
+            _ => results_add(isa, sums, dst, size, write),
+        }
+    }
 }
