@@ -68,13 +68,11 @@ impl Lowering<'_> {
     }
 
     fn shape_of_effects(&self, nodes: &[&Node]) -> String {
-        match nodes {
-            [node] => shape_text(self.shape(node.inputs[0])),
-            _ => {
-                let values: usize = nodes.iter().map(|node| self.len(node.inputs[0])).sum();
-                format!("{} tensors, {values} values", nodes.len())
-            }
+        if let [node] = nodes {
+            return shape_text(self.shape(node.inputs[0]));
         }
+        let values: usize = nodes.iter().map(|node| self.len(node.inputs[0])).sum();
+        format!("{} tensors, {values} values", nodes.len())
     }
 
     pub(super) fn blend(&mut self, node: &Node) {
