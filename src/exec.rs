@@ -94,6 +94,7 @@ fn given_up(process: u32) -> Error {
 /// # Safety
 /// Every slot has the size its buffer has in the plan and stays valid during the call; outputs, and stored tensors
 /// that the plan writes, are accessed by nobody else; no slot overlaps an output.
+#[allow(clippy::too_many_lines)] // the life of a step, in order
 pub unsafe fn run(
     plan: &Plan,
     externals: Externals<'_>,
@@ -158,12 +159,10 @@ pub unsafe fn run(
                 overrun.fetch_min(index, Ordering::SeqCst);
             }
             member.wait_behind(|| {
-                if stop.load(Ordering::SeqCst) <= index {
-                    return;
-                }
                 // SAFETY: as for the tasks, all of which have ended; nobody goes on meanwhile.
                 let tail = || unsafe { step.kernel.tail(&Args::new(slots)) };
-                if catch_unwind(AssertUnwindSafe(tail)).is_err() {
+                let whole = stop.load(Ordering::SeqCst) > index;
+                if whole && catch_unwind(AssertUnwindSafe(tail)).is_err() {
                     panicked.fetch_min(index, Ordering::SeqCst);
                     stop.fetch_min(index, Ordering::SeqCst);
                 }
