@@ -94,7 +94,6 @@ fn given_up(process: u32) -> Error {
 /// # Safety
 /// Every slot has the size its buffer has in the plan and stays valid during the call; outputs, and stored tensors
 /// that the plan writes, are accessed by nobody else; no slot overlaps an output.
-#[allow(clippy::too_many_lines)] // the life of a step, in order
 pub unsafe fn run(
     plan: &Plan,
     externals: Externals<'_>,

@@ -76,20 +76,12 @@ impl Lowering<'_> {
         let kernel = GradientSums::new(isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
         let first = (kernel, vec![grad_y, x, mean, partials], Vec::new());
-<<<<<<< HEAD
-        self.behind_sums(node, shape, first, grad_y, None);
-=======
         self.finish_sums(node, shape, first, grad_y, None);
->>>>>>> trainfuse
     }
 
     /// The first step with its operands and what it may do in place, and the rest: `grad` is the gradient that was summed,
     /// unless it has to go through the gate once more, which reads the last buffer.
-<<<<<<< HEAD
-    fn behind_sums(
-=======
     fn finish_sums(
->>>>>>> trainfuse
         &mut self,
         node: &Node,
         shape: Segments,
@@ -164,11 +156,7 @@ impl Lowering<'_> {
             operands.push(read);
         }
         if !write {
-<<<<<<< HEAD
-            self.behind_sums(node, shape, (kernel, operands, Vec::new()), grad_y, gate);
-=======
             self.finish_sums(node, shape, (kernel, operands, Vec::new()), grad_y, gate);
->>>>>>> trainfuse
             return;
         }
         let grad = self.buffer(node.outputs[3]);
@@ -182,11 +170,7 @@ impl Lowering<'_> {
         if gate.is_some_and(|(gate, _)| !gate.recompute) {
             in_place.push((to - 1, to));
         }
-<<<<<<< HEAD
-        self.behind_sums(node, shape, (kernel, operands, in_place), grad, None);
-=======
         self.finish_sums(node, shape, (kernel, operands, in_place), grad, None);
->>>>>>> trainfuse
     }
 
     pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {
