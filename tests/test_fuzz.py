@@ -26,7 +26,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=280, check=False)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize(("seed", "count"), [(0, 10_000), *LONG])
 def test_damaged_files_are_refused_and_others_read_right(name: str, seed: int, count: int) -> None:
@@ -86,7 +86,7 @@ except CaseError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_campaign_sees_memory_grow() -> None:
     result = python("-c", SWELLING)
     assert "the process grew by" in result.stdout, result.stderr

@@ -17,7 +17,7 @@ MARGIN = 64 << 20
 """What threads, caches and the allocator may take beside the arrays."""
 
 PEAK = """
-import resource, sys
+import sys
 import numpy as np
 from cnnrs import functional as F
 
@@ -27,7 +27,7 @@ call = {
     "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
     "conv2d": lambda x: F.conv2d(x, np.ones((3, 3, 16, 16), np.float32), padding=1),
 }[function]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 call(np.ones((1, 4, 4, 16), np.float32))
 x = np.full((size // (64 * 64 * 16 * 4), 64, 64, 16), 1.0, np.float32)
 before = peak()
@@ -36,7 +36,7 @@ print(peak() - before, y.nbytes)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("function", ["relu", "avg_pool2d", "conv2d"])
 @pytest.mark.parametrize("size", [128 << 20, pytest.param(400 << 20, marks=pytest.mark.slow)])
 def test_a_call_needs_its_output_only(function: str, size: int, run_python: Callable[..., Any]) -> None:
@@ -48,11 +48,10 @@ def test_a_call_needs_its_output_only(function: str, size: int, run_python: Call
 
 
 REPEAT = """
-import resource
 import numpy as np
 from cnnrs import Trainer, models, optim
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 model = models.lenet5()
 trainer = Trainer(model, optim.SGD(lr=0.01, momentum=0.9))
 x, labels = np.ones((64, 28, 28, 1), np.float32), np.arange(64) % 10
@@ -69,7 +68,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_steps_do_not_accumulate(run_python: Callable[..., Any]) -> None:
     """300 more training steps and calls need less than one more activation of the batch."""
     result = run_python(REPEAT)
