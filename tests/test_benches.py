@@ -79,7 +79,7 @@ def test_summarise() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("cannot open /home/me/x/libfoo.so: no\nmore", "cannot open libfoo.so: no"),
+        ("cannot open /usr/lib/x/libfoo.so: no\nmore", "cannot open libfoo.so: no"),
         ("ratio 3/4 of nothing", "ratio 3/4 of nothing"),
         ("", "no reason given"),
         ("'/a/b'", "'b'"),
