@@ -36,6 +36,7 @@ type Pixels<const SIZE: usize> = [[*const f32; SIZE]; SIZE];
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
 unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
     pixels: &Pixels<FROM>,
+    ahead: &Pixels<OUT>,
     channels: usize,
     to: *mut f32,
     plane: usize,
@@ -50,6 +51,11 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
                 for x in 0..FROM {
                     let at = pixels[y][x].wrapping_add(c);
                     values[y][x] = if lanes == S::LANES { S::load(at) } else { S::load_partial(at, lanes) };
+                }
+            }
+            for y in 0..OUT {
+                for x in 0..OUT {
+                    S::prefetch(ahead[y][x].wrapping_add(c));
                 }
             }
             let values = square::<S, T, FROM, IN>(values);
@@ -68,26 +74,26 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, channels: usize, to: *mut f32, plane: usize) {
+unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, IN>(pixels, channels, to, plane) }
+    unsafe { transform_body::<S, Source, IN>(pixels, ahead, channels, to, plane) }
 }
 
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
+unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, channels, to, plane) }
+    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, ahead, channels, to, plane) }
 }
 
 multiversion! {
     /// Transforms the source pixels of one tile.
-    fn source(pixels: &Pixels<IN>, channels: usize, to: *mut f32, plane: usize) = source_body;
+    fn source(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = source_body;
 }
 multiversion! {
     /// Transforms the gradients by the results of one tile.
-    fn gradient(pixels: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = gradient_body;
+    fn gradient(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = gradient_body;
 }
 
 /// The pixels of the square of `SIZE` from (`y`, `x`) of an image of `size` pixels at `image`.
@@ -124,8 +130,12 @@ pub unsafe fn transform_source(
     let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
     let first = (y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize);
     let pixels = pixels::<IN>(image, [task.sh, task.sw], task.sc, first, zeros);
+    let next = task.tile((index + 1).min(task.tiles() - 1));
+    let image = src.wrapping_add(next.0 * task.sh * task.sw * task.sc);
+    let first = ((next.1 + 2) as isize - task.pad[0] as isize, (next.2 + 2) as isize - task.pad[1] as isize);
+    let ahead = self::pixels::<OUT>(image, [task.sh, task.sw], task.sc, first, zeros);
     // SAFETY: the caller's word.
-    unsafe { source(isa, &pixels, task.sc, to, plane) };
+    unsafe { source(isa, &pixels, &ahead, task.sc, to, plane) };
 }
 
 /// Transforms the gradients by the results of tile `index` to `to`, the place of its first position.
@@ -145,6 +155,9 @@ pub unsafe fn transform_gradient(
     let (image, y, x) = task.tile(index);
     let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
     let pixels = pixels::<OUT>(image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
+    let next = task.tile((index + 1).min(task.tiles() - 1));
+    let image = diff_dst.wrapping_add(next.0 * task.dh * task.dw * task.dc);
+    let ahead = self::pixels::<OUT>(image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
     // SAFETY: the caller's word.
-    unsafe { gradient(isa, &pixels, task.dc, to, plane) };
+    unsafe { gradient(isa, &pixels, &ahead, task.dc, to, plane) };
 }
