@@ -13,6 +13,7 @@ mod backward_weights;
 mod pack;
 mod product;
 mod source;
+mod tile;
 mod transform;
 
 pub use backward_weights::BackwardWeights;

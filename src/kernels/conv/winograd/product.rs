@@ -3,11 +3,12 @@
 use super::pack::{Panels, transform_weights};
 use super::source::{Positions, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
-use super::{Geometry, RUN, Task, share};
+use super::tile::{Rows, multiply};
+use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::{Finish, mode};
-use crate::kernels::conv::micro::{Tile, tile, tile_rows};
+use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
@@ -99,8 +100,7 @@ impl Product {
     }
 }
 
-/// Scratch of a task: positions of the source, a panel of weights, positions of the sums, zeros, and the tables of the
-/// products' rows.
+/// Scratch of a task: positions of the source, a panel of weights, positions of the sums, zeros.
 struct Layout {
     tiles: usize,
     source: usize,
@@ -110,12 +110,8 @@ struct Layout {
 }
 
 impl Layout {
-    fn floats(&self) -> usize {
-        (self.source + self.weights + self.sums.floats() + self.zeros).next_multiple_of(16)
-    }
-
     fn bytes(&self) -> usize {
-        self.floats() * size_of::<f32>() + 2 * self.tiles * size_of::<*const f32>()
+        (self.source + self.weights + self.sums.floats() + self.zeros) * size_of::<f32>()
     }
 }
 
@@ -161,15 +157,11 @@ impl Kernel for Product {
         let weights = source.wrapping_add(layout.source);
         let sums = weights.wrapping_add(layout.weights);
         let zeros = sums.wrapping_add(layout.sums.floats());
-        let table = source.wrapping_add(layout.floats()).cast::<*const f32>();
-        let results = table.wrapping_add(layout.tiles).cast::<*mut f32>();
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
         let (len, result) = (of.n * of.dh * of.dw * of.dc, 2 + self.epilogue.operands());
         let run = Run {
             sums,
             positions: layout.sums,
-            table,
-            results,
             finish: self.epilogue.finish(args, of.dc, len),
             dst: args.dst::<f32>(result).at(0, len),
         };
@@ -224,8 +216,6 @@ impl Kernel for Product {
 struct Run {
     sums: *mut f32,
     positions: Positions,
-    table: *mut *const f32,
-    results: *mut *mut f32,
     finish: Finish,
     dst: *mut f32,
 }
@@ -269,29 +259,18 @@ impl Product {
         let parts = count.div_ceil(tile_rows(isa, 2));
         // SAFETY: the caller's word.
         unsafe {
-            for row in 0..count {
-                run.table.add(row).write(source.wrapping_add(row * places.pitch));
-                run.results.add(row).write(run.sums.wrapping_add(row * sums.pitch));
-            }
             for position in 0..POSITIONS {
-                let delta = (position * places.plane) as isize;
                 for part in 0..parts {
                     let rows = share(part, parts, count);
-                    let product = Tile {
-                        table: run.table.add(rows.start),
-                        table_pitch: 0,
-                        deltas: &raw const delta,
-                        segments: (0, 1),
-                        len: of.sc,
-                        panel: weights.wrapping_add(self.panels.start(0, position)),
-                        pitch: self.panels.nr,
-                        results: run.results.add(rows.start),
-                        channel: position * sums.plane,
-                        channels: self.panels.nr,
-                        finish: &Finish::NONE,
-                        run: RUN,
+                    let product = Rows {
+                        source: source.wrapping_add(position * places.plane + rows.start * places.pitch),
+                        pitch: places.pitch,
+                        depth: of.sc,
+                        weights: weights.wrapping_add(self.panels.start(0, position)),
+                        sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
+                        sums_pitch: sums.pitch,
                     };
-                    tile(isa, rows.len(), 2, &product);
+                    multiply(isa, rows.len(), &product);
                 }
             }
             let first = panel * self.panels.nr;
