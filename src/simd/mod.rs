@@ -102,6 +102,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
     /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
     unsafe fn prefetch(p: *const f32);
+    /// The same for the second-level cache: what is wanted later.
+    unsafe fn prefetch_far(p: *const f32);
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;

@@ -1,7 +1,7 @@
 //! Forward and data gradient: transform, multiply, transform back.
 
 use super::pack::{Panels, transform_weights};
-use super::source::{Positions, transform_source};
+use super::source::{Positions, ask, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::tile::{Rows, multiply};
 use super::{Geometry, Task, share};
@@ -164,6 +164,8 @@ impl Kernel for Product {
             positions: layout.sums,
             finish: self.epilogue.finish(args, of.dc, len),
             dst: args.dst::<f32>(result).at(0, len),
+            src,
+            blocks: matches!(self.cut, Cut::Blocks { .. }),
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.
@@ -218,6 +220,8 @@ struct Run {
     positions: Positions,
     finish: Finish,
     dst: *mut f32,
+    src: *const f32,
+    blocks: bool,
 }
 
 impl Product {
@@ -260,6 +264,7 @@ impl Product {
         // SAFETY: the caller's word.
         unsafe {
             for position in 0..POSITIONS {
+                self.ask(run, &tiles, panel, position);
                 for part in 0..parts {
                     let rows = share(part, parts, count);
                     let product = Rows {
@@ -292,6 +297,37 @@ impl Product {
 }
 
 impl Product {
+    /// While the products keep the arithmetic busy, asks for what comes next: the results of this panel, and the
+    /// source pixels of the next block.
+    ///
+    /// # Safety
+    /// None: these are hints.
+    unsafe fn ask(&self, run: &Run, tiles: &Range<usize>, panel: usize, position: usize) {
+        let (isa, of) = (self.isa, &self.task);
+        let first = panel * self.panels.nr;
+        for index in share(position, POSITIONS, tiles.len()) {
+            let (image, y, x) = of.tile(tiles.start + index);
+            let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
+            let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+            unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], self.panels.nr.min(of.dc - first)) };
+        }
+        if !run.blocks {
+            return;
+        }
+        let (step, steps) = (panel * POSITIONS + position, self.panels.count * POSITIONS);
+        for unit in share(step, steps, tiles.len() * OUT) {
+            let index = tiles.end + unit / OUT;
+            if index >= of.tiles() {
+                return;
+            }
+            let (image, y, x) = of.tile(index);
+            let y = (y + 2 + unit % OUT - of.pad[0]).min(of.sh - 1);
+            let x = (x + 2 - of.pad[1]).min(of.sw - 1);
+            let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
+            unsafe { ask(isa, at, [1, OUT.min(of.sw - x)], [0, of.sc], of.sc) };
+        }
+    }
+
     /// Applies any activation but relu to the results of a tile.
     ///
     /// # Safety
