@@ -6,9 +6,10 @@
 
 use super::source::{Positions, transform_gradient, transform_source};
 use super::transform::{IN, POSITIONS, WeightsTransposed, square};
-use super::{Geometry, RUN, Task, share};
+use super::tile::{Outer, sum_over_tiles};
+use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
-use crate::kernels::conv::micro::{GradTile, grad_tile, tile_rows};
+use crate::kernels::conv::micro::tile_rows;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::{Args, Dst};
 use std::ops::Range;
@@ -19,6 +20,8 @@ const CACHE: usize = 6 << 20;
 const CHUNK: [usize; 2] = [64, 256];
 /// Tiles that one task transforms.
 const TILES: usize = 4;
+/// Source channels of a panel.
+const WIDTH: usize = 16;
 /// Tasks that share the channels of a position.
 const SPLITS: usize = 2;
 /// Source channels that one task transforms back.
@@ -52,13 +55,14 @@ impl BackwardWeights {
         let room = CACHE / (POSITIONS * size_of::<f32>() * (task.sc + task.dc));
         let chunks = task.tiles().div_ceil(room.clamp(CHUNK[0], CHUNK[1]));
         let tiles = task.tiles().div_ceil(chunks.max(1));
-        let pitch = task.dc.next_multiple_of(16);
+        // Whole panels: what lies beyond the last channel is never looked at.
+        let pitch = task.dc.next_multiple_of(2 * isa.lanes());
         Self {
             isa,
             task,
             chunks,
-            source: Positions::new(tiles, task.sc),
-            gradient: Positions::new(tiles, task.dc),
+            source: Positions::in_panels(tiles, task.sc, WIDTH),
+            gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()),
             pitch: if pitch.is_multiple_of(256) { pitch + 16 } else { pitch },
             flops: geometry.flops(),
         }
@@ -119,9 +123,7 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        let zeros = self.task.sc.max(self.task.dc).next_multiple_of(16) * size_of::<f32>();
-        let tiles = self.tiles(0).len().max(self.task.tiles().div_ceil(self.chunks.max(1)));
-        zeros.max(tiles * size_of::<*const f32>())
+        self.task.sc.max(self.task.dc).next_multiple_of(16) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -140,7 +142,7 @@ impl Kernel for BackwardWeights {
         unsafe {
             match self.what(phase) {
                 Phase::Transform { chunk } => self.transform(chunk, task, args, &positions, scratch),
-                Phase::Multiply { chunk } => self.multiply(chunk, task, &positions, scratch),
+                Phase::Multiply { chunk } => self.multiply(chunk, task, &positions),
                 Phase::Finish => self.finish(task, &positions, args.dst(3)),
             }
         }
@@ -164,50 +166,44 @@ impl BackwardWeights {
             for row in task * TILES..((task + 1) * TILES).min(tiles.len()) {
                 let index = tiles.start + row;
                 let to = source.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, index, src, zeros, to, self.source.plane);
+                transform_source(isa, of, index, src, zeros, to, &self.source);
                 let to = gradient.wrapping_add(row * self.gradient.pitch);
-                transform_gradient(isa, of, index, diff_dst, zeros, to, self.gradient.plane);
+                transform_gradient(isa, of, index, diff_dst, zeros, to, &self.gradient);
             }
         }
     }
 
     /// # Safety
     /// As [`Kernel::run`].
-    unsafe fn multiply(&self, chunk: usize, task: usize, positions: &Dst<'_, f32>, scratch: *mut u8) {
+    unsafe fn multiply(&self, chunk: usize, task: usize, positions: &Dst<'_, f32>) {
         let (position, split) = (task / SPLITS, task % SPLITS);
         let (isa, mr, nr) = (self.isa, tile_rows(self.isa, 2), 2 * self.isa.lanes());
-        let table = scratch.cast::<*const f32>();
         let tiles = self.tiles(chunk).len();
         let source = positions.at(position * self.source.plane, self.source.plane);
         let start = self.source.floats() + position * self.gradient.plane;
         let gradient = positions.at(start, self.gradient.plane);
         let start = self.source.floats() + self.gradient.floats() + position * self.plane();
         let sums = positions.at(start, self.plane());
-        let channels = share(split, SPLITS, self.task.sc);
-        // SAFETY: scratch holds a table of a chunk's tiles; the sums of these channels belong to this task.
+        // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
         unsafe {
-            for row in 0..tiles {
-                table.add(row).write(source.wrapping_add(row * self.source.pitch));
-            }
-            let parts = channels.len().div_ceil(mr);
             for first in (0..self.task.dc).step_by(nr) {
-                let count = nr.min(self.task.dc - first);
-                for run in (0..tiles).step_by(RUN) {
+                for panel in share(split, SPLITS, self.task.sc.div_ceil(WIDTH)) {
+                    let channels = WIDTH.min(self.task.sc - panel * WIDTH);
+                    let parts = channels.div_ceil(mr);
                     for part in 0..parts {
-                        let rows = share(part, parts, channels.len());
-                        let channel = channels.start + rows.start;
-                        let product = GradTile {
-                            table: table.wrapping_add(run),
-                            offset: channel as isize,
-                            pixels: RUN.min(tiles - run),
-                            diff: gradient.wrapping_add(run * self.gradient.pitch + first),
-                            diff_pitch: self.gradient.pitch,
-                            result: sums.wrapping_add(channel * self.pitch + first),
-                            pitch: self.pitch,
-                            channels: count,
-                            add: chunk > 0 || run > 0,
+                        let rows = share(part, parts, channels);
+                        let channel = panel * WIDTH + rows.start;
+                        let outer = Outer {
+                            source: source.wrapping_add(self.source.channel(channel)),
+                            source_pitch: self.source.pitch,
+                            gradient: gradient.wrapping_add(self.gradient.channel(first)),
+                            gradient_pitch: self.gradient.pitch,
+                            tiles,
+                            sums: sums.wrapping_add(channel * self.pitch + first),
+                            sums_pitch: self.pitch,
+                            add: chunk > 0,
                         };
-                        grad_tile(isa, rows.len(), count.div_ceil(isa.lanes()), &product);
+                        sum_over_tiles(isa, rows.len(), &outer);
                     }
                 }
             }

@@ -240,7 +240,7 @@ impl Product {
         for (row, index) in tiles.enumerate() {
             let to = to.wrapping_add(row * places.pitch);
             // SAFETY: the caller's word.
-            unsafe { transform_source(self.isa, &self.task, index, src, zeros, to, places.plane) };
+            unsafe { transform_source(self.isa, &self.task, index, src, zeros, to, &places) };
         }
     }
 

@@ -4,26 +4,44 @@ use super::Task;
 use super::transform::{IN, OUT, POSITIONS, ResultTransposed, Source, Transform, square};
 use crate::simd::{Simd, dispatch::multiversion};
 
-/// Where positions go: tile `t`, position `q`, channel `c` at `q·plane + t·pitch + c`.
+/// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
+/// `q·plane + p·panel + t·pitch + c`.
 #[derive(Debug, Clone, Copy)]
 pub struct Positions {
     /// Floats from one tile to the next.
     pub pitch: usize,
     /// Floats from one position to the next.
     pub plane: usize,
+    /// Channels of a panel.
+    width: usize,
+    /// Floats from one panel to the next.
+    panel: usize,
 }
 
 impl Positions {
-    /// Room for `tiles` tiles of `channels` channels. Rows and planes do not start at the same place of the cache.
+    /// Room for `tiles` tiles of `channels` channels, all in one panel. Rows and planes do not start at the same place of
+    /// the cache.
     pub fn new(tiles: usize, channels: usize) -> Self {
         let pitch = channels.next_multiple_of(16);
         let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
-        Self { pitch, plane: tiles * pitch + 16 }
+        Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: 0 }
+    }
+
+    /// The same in panels of `width` channels, each of which is one stretch of memory.
+    pub fn in_panels(tiles: usize, channels: usize, width: usize) -> Self {
+        let panel = tiles * width;
+        Self { pitch: width, plane: channels.div_ceil(width) * panel + 16, width, panel }
     }
 
     /// Floats of all positions.
     pub fn floats(&self) -> usize {
         POSITIONS * self.plane
+    }
+
+    /// Floats from a tile's place to that of a channel.
+    #[inline(always)]
+    pub fn channel(&self, channel: usize) -> usize {
+        channel / self.width * self.panel + channel % self.width
     }
 }
 
@@ -39,7 +57,7 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
     ahead: &Pixels<OUT>,
     channels: usize,
     to: *mut f32,
-    plane: usize,
+    places: &Positions,
 ) {
     // SAFETY: the caller's word.
     unsafe {
@@ -59,12 +77,13 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
                 }
             }
             let values = square::<S, T, FROM, IN>(values);
+            let (here, next) = (places.channel(c), places.channel(c + S::LANES));
             for y in 0..IN {
                 for x in 0..IN {
-                    let at = to.wrapping_add((y * IN + x) * plane + c);
-                    S::store(at, values[y][x]);
+                    let position = to.wrapping_add((y * IN + x) * places.plane);
+                    S::store(position.wrapping_add(here), values[y][x]);
                     // Positions live in the second-level cache: the next line is wanted before it is written.
-                    S::prefetch(at.wrapping_add(16));
+                    S::prefetch(position.wrapping_add(next));
                 }
             }
         }
@@ -74,26 +93,26 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
+unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, IN>(pixels, ahead, channels, to, plane) }
+    unsafe { transform_body::<S, Source, IN>(pixels, ahead, channels, to, places) }
 }
 
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) {
+unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, ahead, channels, to, plane) }
+    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, ahead, channels, to, places) }
 }
 
 multiversion! {
     /// Transforms the source pixels of one tile.
-    fn source(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = source_body;
+    fn source(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) = source_body;
 }
 multiversion! {
     /// Transforms the gradients by the results of one tile.
-    fn gradient(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, plane: usize) = gradient_body;
+    fn gradient(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) = gradient_body;
 }
 
 /// # Safety
@@ -144,7 +163,7 @@ pub unsafe fn transform_source(
     src: *const f32,
     zeros: *const f32,
     to: *mut f32,
-    plane: usize,
+    places: &Positions,
 ) {
     let (image, y, x) = task.tile(index);
     let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
@@ -155,7 +174,7 @@ pub unsafe fn transform_source(
     let first = ((next.1 + 2) as isize - task.pad[0] as isize, (next.2 + 2) as isize - task.pad[1] as isize);
     let ahead = self::pixels::<OUT>(image, [task.sh, task.sw], task.sc, first, zeros);
     // SAFETY: the caller's word.
-    unsafe { source(isa, &pixels, &ahead, task.sc, to, plane) };
+    unsafe { source(isa, &pixels, &ahead, task.sc, to, places) };
 }
 
 /// Transforms the gradients by the results of tile `index` to `to`, the place of its first position.
@@ -170,7 +189,7 @@ pub unsafe fn transform_gradient(
     diff_dst: *const f32,
     zeros: *const f32,
     to: *mut f32,
-    plane: usize,
+    places: &Positions,
 ) {
     let (image, y, x) = task.tile(index);
     let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
@@ -179,5 +198,5 @@ pub unsafe fn transform_gradient(
     let image = diff_dst.wrapping_add(next.0 * task.dh * task.dw * task.dc);
     let ahead = self::pixels::<OUT>(image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
     // SAFETY: the caller's word.
-    unsafe { gradient(isa, &pixels, &ahead, task.dc, to, plane) };
+    unsafe { gradient(isa, &pixels, &ahead, task.dc, to, places) };
 }
