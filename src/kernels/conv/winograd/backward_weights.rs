@@ -14,6 +14,10 @@ use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::{Args, Dst};
 use std::ops::Range;
 
+/// Bytes of all positions up to which there is one chunk and the sums never leave a task.
+const WHOLE: usize = 24 << 20;
+/// Panels of source channels and of gradients of such a task.
+const BLOCK: usize = 2;
 /// Bytes of a chunk's positions.
 const CACHE: usize = 6 << 20;
 /// Tiles of a chunk.
@@ -34,6 +38,8 @@ pub struct BackwardWeights {
     isa: Isa,
     task: Task,
     chunks: usize,
+    /// Whether a task takes a block of channels through all positions and back.
+    whole: bool,
     source: Positions,
     gradient: Positions,
     /// Floats from one source channel to the next in the gradient by transformed weights.
@@ -46,14 +52,16 @@ enum Phase {
     Transform { chunk: usize },
     Multiply { chunk: usize },
     Finish,
+    Block,
 }
 
 impl BackwardWeights {
     /// The weight gradient of the convolution of this geometry.
     pub fn new(isa: Isa, geometry: &Geometry) -> Self {
         let task = Task::forward(geometry);
-        let room = CACHE / (POSITIONS * size_of::<f32>() * (task.sc + task.dc));
-        let chunks = task.tiles().div_ceil(room.clamp(CHUNK[0], CHUNK[1]));
+        let tile = POSITIONS * size_of::<f32>() * (task.sc + task.dc);
+        let whole = task.tiles() * tile <= WHOLE;
+        let chunks = if whole { 1 } else { task.tiles().div_ceil((CACHE / tile).clamp(CHUNK[0], CHUNK[1])) };
         let tiles = task.tiles().div_ceil(chunks.max(1));
         // Whole panels: what lies beyond the last channel is never looked at.
         let pitch = task.dc.next_multiple_of(2 * isa.lanes());
@@ -61,6 +69,7 @@ impl BackwardWeights {
             isa,
             task,
             chunks,
+            whole,
             source: Positions::in_panels(tiles, task.sc, WIDTH),
             gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()),
             pitch: if pitch.is_multiple_of(256) { pitch + 16 } else { pitch },
@@ -70,7 +79,13 @@ impl BackwardWeights {
 
     /// Floats of the operand that holds positions.
     pub fn positions_len(&self) -> usize {
-        self.source.floats() + self.gradient.floats() + POSITIONS * self.plane()
+        let sums = if self.whole { 0 } else { POSITIONS * self.plane() };
+        self.source.floats() + self.gradient.floats() + sums
+    }
+
+    /// Channels of a block on either side.
+    fn block(&self) -> [usize; 2] {
+        [BLOCK * WIDTH, BLOCK * 2 * self.isa.lanes()]
     }
 
     /// Floats from one position to the next in the gradient by transformed weights.
@@ -80,6 +95,7 @@ impl BackwardWeights {
 
     fn what(&self, phase: usize) -> Phase {
         match (phase / 2, phase % 2) {
+            (0, 1) if self.whole => Phase::Block,
             (chunk, _) if chunk == self.chunks => Phase::Finish,
             (chunk, 0) => Phase::Transform { chunk },
             (chunk, _) => Phase::Multiply { chunk },
@@ -91,6 +107,7 @@ impl BackwardWeights {
             Phase::Transform { chunk } => self.tiles(chunk).len().div_ceil(TILES),
             Phase::Multiply { .. } => POSITIONS * SPLITS,
             Phase::Finish => self.task.sc.div_ceil(ROWS),
+            Phase::Block => self.task.sc.div_ceil(self.block()[0]) * self.task.dc.div_ceil(self.block()[1]),
         }
     }
 
@@ -114,7 +131,7 @@ impl Kernel for BackwardWeights {
     }
 
     fn phases(&self) -> usize {
-        2 * self.chunks + 1
+        if self.whole { 2 } else { 2 * self.chunks + 1 }
     }
 
     fn phase(&self, number: usize) -> Range<usize> {
@@ -123,7 +140,9 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        self.task.sc.max(self.task.dc).next_multiple_of(16) * size_of::<f32>()
+        let zeros = self.task.sc.max(self.task.dc).next_multiple_of(16);
+        let [rows, pitch] = self.block();
+        zeros.max(if self.whole { POSITIONS * (rows * pitch + 16) } else { 0 }) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -143,6 +162,7 @@ impl Kernel for BackwardWeights {
             match self.what(phase) {
                 Phase::Transform { chunk } => self.transform(chunk, task, args, &positions, scratch),
                 Phase::Multiply { chunk } => self.multiply(chunk, task, &positions),
+                Phase::Block => self.block_of(task, &positions, args.dst(3), scratch.cast()),
                 Phase::Finish => self.finish(task, &positions, args.dst(3)),
             }
         }
@@ -177,35 +197,83 @@ impl BackwardWeights {
     /// As [`Kernel::run`].
     unsafe fn multiply(&self, chunk: usize, task: usize, positions: &Dst<'_, f32>) {
         let (position, split) = (task / SPLITS, task % SPLITS);
-        let (isa, mr, nr) = (self.isa, tile_rows(self.isa, 2), 2 * self.isa.lanes());
-        let tiles = self.tiles(chunk).len();
+        let start = self.source.floats() + self.gradient.floats() + position * self.plane();
+        let sums = positions.at(start, self.plane());
+        let panels = [
+            share(split, SPLITS, self.task.sc.div_ceil(WIDTH)),
+            0..self.task.dc.div_ceil(2 * self.isa.lanes()),
+        ];
+        let sums = sums.wrapping_add(panels[0].start * WIDTH * self.pitch);
+        // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
+        unsafe { self.products(position, self.tiles(chunk).len(), panels, positions, sums, self.pitch, chunk > 0) };
+    }
+
+    /// Sums over `tiles` tiles for panels of source channels and of gradients, to rows of `pitch` floats.
+    ///
+    /// # Safety
+    /// Positions hold the tiles; the sums are writable.
+    unsafe fn products(
+        &self,
+        position: usize,
+        tiles: usize,
+        [of_source, of_gradient]: [Range<usize>; 2],
+        positions: &Dst<'_, f32>,
+        sums: *mut f32,
+        pitch: usize,
+        add: bool,
+    ) {
+        let (mr, nr) = (tile_rows(self.isa, 2), 2 * self.isa.lanes());
         let source = positions.at(position * self.source.plane, self.source.plane);
         let start = self.source.floats() + position * self.gradient.plane;
         let gradient = positions.at(start, self.gradient.plane);
-        let start = self.source.floats() + self.gradient.floats() + position * self.plane();
-        let sums = positions.at(start, self.plane());
-        // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
-        unsafe {
-            for first in (0..self.task.dc).step_by(nr) {
-                for panel in share(split, SPLITS, self.task.sc.div_ceil(WIDTH)) {
-                    let channels = WIDTH.min(self.task.sc - panel * WIDTH);
-                    let parts = channels.div_ceil(mr);
-                    for part in 0..parts {
-                        let rows = share(part, parts, channels);
-                        let channel = panel * WIDTH + rows.start;
-                        let outer = Outer {
-                            source: source.wrapping_add(self.source.channel(channel)),
-                            source_pitch: self.source.pitch,
-                            gradient: gradient.wrapping_add(self.gradient.channel(first)),
-                            gradient_pitch: self.gradient.pitch,
-                            tiles,
-                            sums: sums.wrapping_add(channel * self.pitch + first),
-                            sums_pitch: self.pitch,
-                            add: chunk > 0,
-                        };
-                        sum_over_tiles(isa, rows.len(), &outer);
-                    }
+        for g in of_gradient.clone() {
+            for s in of_source.clone() {
+                let channels = WIDTH.min(self.task.sc - s * WIDTH);
+                let parts = channels.div_ceil(mr);
+                for part in 0..parts {
+                    let rows = share(part, parts, channels);
+                    let row = (s - of_source.start) * WIDTH + rows.start;
+                    let outer = Outer {
+                        source: source.wrapping_add(self.source.channel(s * WIDTH + rows.start)),
+                        source_pitch: self.source.pitch,
+                        gradient: gradient.wrapping_add(self.gradient.channel(g * nr)),
+                        gradient_pitch: self.gradient.pitch,
+                        tiles,
+                        sums: sums.wrapping_add(row * pitch + (g - of_gradient.start) * nr),
+                        sums_pitch: pitch,
+                        add,
+                    };
+                    // SAFETY: the caller's word.
+                    unsafe { sum_over_tiles(self.isa, rows.len(), &outer) };
                 }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`].
+    unsafe fn block_of(&self, task: usize, positions: &Dst<'_, f32>, diff_weights: Dst<'_, f32>, sums: *mut f32) {
+        let Task { sc, dc, .. } = self.task;
+        let [rows, pitch] = self.block();
+        let across = dc.div_ceil(pitch);
+        let (row, column) = (task / across, task % across);
+        let panels = [sc.div_ceil(WIDTH), dc.div_ceil(pitch / BLOCK)];
+        let panels = [
+            row * BLOCK..((row + 1) * BLOCK).min(panels[0]),
+            column * BLOCK..((column + 1) * BLOCK).min(panels[1]),
+        ];
+        let plane = rows * pitch + 16;
+        let to = diff_weights.at(0, 9 * sc * dc);
+        // SAFETY: scratch holds the sums of a block; its weights belong to this task.
+        unsafe {
+            for position in 0..POSITIONS {
+                let sums = sums.wrapping_add(position * plane);
+                self.products(position, self.task.tiles(), panels.clone(), positions, sums, pitch, false);
+            }
+            let count = pitch.min(dc - column * pitch);
+            for i in 0..rows.min(sc - row * rows) {
+                let to = to.wrapping_add((row * rows + i) * dc + column * pitch);
+                weights_of(self.isa, sums.wrapping_add(i * pitch), plane, to, sc * dc, count);
             }
         }
     }
