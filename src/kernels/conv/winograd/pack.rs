@@ -25,6 +25,11 @@ impl Panels {
         Self { nr, count: task.dc.div_ceil(nr), depth: task.sc }
     }
 
+    /// The same for some source channels only.
+    pub fn with_depth(self, depth: usize) -> Self {
+        Self { depth, ..self }
+    }
+
     /// Floats from one position to the next: planes do not start at the same place of the cache.
     fn plane(&self) -> usize {
         self.depth * self.nr + 16
@@ -103,15 +108,16 @@ impl Kernel for Pack {
         let channels = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.task.sc);
         let weights = args.src::<f32>(0).at(0, 9 * self.task.sc * self.task.dc);
         let packed = args.dst::<f32>(1).at(self.panels.start(panel, 0), self.panels.panel_len());
+        let packed = packed.wrapping_add(channels.start * self.panels.nr);
         // SAFETY: both inside their operands; the rows belong to this task.
         unsafe { transform_weights(self.isa, &self.task, &self.panels, panel, channels, weights, packed) };
     }
 }
 
-/// Transforms the weights of some source channels of a panel to `packed`, where the panel's rows start.
+/// Transforms the weights of some source channels of a panel to `packed`, where the rows of the first of these start.
 ///
 /// # Safety
-/// `weights` are all weights of `task`; the panel's rows are writable.
+/// `weights` are all weights of `task`; the rows are writable.
 pub unsafe fn transform_weights(
     isa: Isa,
     task: &Task,
@@ -127,6 +133,7 @@ pub unsafe fn transform_weights(
     let first = panel * panels.nr;
     let weights = weights.wrapping_add(first * lane);
     let lanes = panels.nr.min(dc - first);
+    let packed = packed.wrapping_sub(channels.start * panels.nr);
     let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
     // SAFETY: the caller's word.
     unsafe { transform(isa, &columns, channels.start, channels.end) };
@@ -144,43 +151,83 @@ struct Columns {
     plane: usize,
 }
 
+/// Source channels whose weights are transposed at a time.
+const SQUARE: usize = 8;
+
 /// # Safety
 /// Weights and positions are those of source channels `from` to `to` of a panel.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
 unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
     // SAFETY: the caller's word.
     unsafe {
         let nr = 2 * S::LANES;
-        for c in from..to {
-            for v in 0..2 {
-                let lanes = columns.lanes.saturating_sub(v * S::LANES).min(S::LANES);
-                let zero = S::splat(0.0);
-                let mut taps = [[zero; 3]; 3];
-                for y in 0..3 {
-                    for x in 0..3 {
-                        let number = if columns.turned { 8 - (y * 3 + x) } else { y * 3 + x };
-                        let at = number * columns.tap + c * columns.step + v * S::LANES * columns.lane;
-                        let at = columns.weights.wrapping_add(at);
-                        taps[y][x] = if columns.lane == 1 {
-                            S::load_partial(at, lanes)
-                        } else if lanes == S::LANES {
-                            S::load_strided(at, columns.lane)
-                        } else {
-                            let mut some = [0.0f32; 16];
-                            for i in 0..lanes {
-                                some[i] = at.wrapping_add(i * columns.lane).read_unaligned();
-                            }
-                            S::load(some.as_ptr())
-                        };
+        let mut c = from;
+        if columns.lane == 1 {
+            while c < to {
+                let at = columns.weights.wrapping_add(c * columns.step);
+                channel::<S>(columns, c, at, columns.tap);
+                c += 1;
+            }
+            return;
+        }
+        // Neighbours in memory are source channels: squares are transposed first.
+        let mut rows = Transposed([0.0; 9 * SQUARE * 32]);
+        let tap = SQUARE * nr;
+        while c < to {
+            let count = SQUARE.min(to - c);
+            for number in 0..9 {
+                let at = columns.weights.wrapping_add(number * columns.tap + c);
+                let to = rows.0.as_mut_ptr().wrapping_add(number * tap);
+                if count == SQUARE && columns.lanes == nr {
+                    let mut lane = 0;
+                    while lane < nr {
+                        let at = at.wrapping_add(lane * columns.lane);
+                        S::transpose8(at, columns.lane as isize, to.wrapping_add(lane), nr);
+                        lane += 8;
+                    }
+                } else {
+                    for i in 0..count {
+                        for lane in 0..columns.lanes {
+                            *to.add(i * nr + lane) = at.wrapping_add(lane * columns.lane + i).read_unaligned();
+                        }
                     }
                 }
-                let taps = square::<S, Weights, 3, IN>(taps);
-                for y in 0..IN {
-                    for x in 0..IN {
-                        let at = (y * IN + x) * columns.plane + c * nr + v * S::LANES;
-                        S::store(columns.packed.wrapping_add(at), taps[y][x]);
-                    }
+            }
+            for i in 0..count {
+                channel::<S>(columns, c + i, rows.0.as_ptr().wrapping_add(i * nr), tap);
+            }
+            c += count;
+        }
+    }
+}
+
+/// Weights by tap, source channel and result channel.
+#[repr(align(64))]
+struct Transposed([f32; 9 * SQUARE * 32]);
+
+/// Transforms the weights of one source channel: `tap` floats from one tap to the next.
+///
+/// # Safety
+/// `weights` are readable for every tap and the panel's result channels.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn channel<S: Simd>(columns: &Columns, c: usize, weights: *const f32, tap: usize) {
+    // SAFETY: the caller's word.
+    unsafe {
+        for v in 0..2 {
+            let lanes = columns.lanes.saturating_sub(v * S::LANES).min(S::LANES);
+            let mut taps = [[S::splat(0.0); 3]; 3];
+            for y in 0..3 {
+                for x in 0..3 {
+                    let number = if columns.turned { 8 - (y * 3 + x) } else { y * 3 + x };
+                    taps[y][x] = S::load_partial(weights.wrapping_add(number * tap + v * S::LANES), lanes);
+                }
+            }
+            let taps = square::<S, Weights, 3, IN>(taps);
+            for y in 0..IN {
+                for x in 0..IN {
+                    let at = (y * IN + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
+                    S::store(columns.packed.wrapping_add(at), taps[y][x]);
                 }
             }
         }

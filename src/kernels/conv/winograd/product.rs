@@ -4,7 +4,7 @@ use super::pack::{Panels, transform_weights};
 use super::source::{Positions, ask, transform_source};
 use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::tile::{Rows, multiply};
-use super::{Geometry, Task, share};
+use super::{Geometry, RUN, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::{Finish, mode};
@@ -20,6 +20,8 @@ const CACHE: usize = 640 << 10;
 const BLOCK: [usize; 2] = [12, 60];
 /// Up to so many tiles the work is shared out by panels.
 const FEW: usize = 128;
+/// Source channels whose weights are transformed at a time where they are used: a multiple of what is summed at a time.
+const DEPTH: usize = 2 * RUN;
 /// Tiles that one task transforms where it is.
 const TILES: usize = 4;
 
@@ -93,7 +95,7 @@ impl Product {
                 let tiles = self.task.tiles().div_ceil(blocks);
                 (tiles, Positions::new(tiles, self.task.sc).floats(), 0)
             }
-            Cut::Panels { raw } => (self.task.tiles(), 0, if raw { self.panels.panel_len() } else { 0 }),
+            Cut::Panels { raw } => (self.task.tiles(), 0, if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 }),
         };
         let zeros = self.task.sc.next_multiple_of(16);
         Layout { tiles, source, weights, sums: Positions::new(tiles, self.panels.nr), zeros }
@@ -200,14 +202,20 @@ impl Kernel for Product {
                     let places = self.all();
                     let positions = args.src::<f32>(result + 1).at(0, places.floats());
                     let given = args.src::<f32>(1);
-                    let weights = if raw {
+                    if raw {
                         let given = given.at(0, 9 * of.sc * of.dc);
-                        transform_weights(self.isa, of, &self.panels, panel, 0..of.sc, given, weights);
-                        weights.cast_const()
+                        let part = self.panels.with_depth(DEPTH.min(of.sc));
+                        for first in (0..of.sc).step_by(DEPTH) {
+                            let channels = first..of.sc.min(first + DEPTH);
+                            transform_weights(self.isa, of, &part, panel, channels.clone(), given, weights);
+                            let weights = (weights.cast_const(), part);
+                            self.products(&run, 0..of.tiles(), positions, places, panel, weights, channels);
+                        }
+                        self.results(&run, 0..of.tiles(), panel);
                     } else {
-                        given.at(self.panels.start(panel, 0), self.panels.panel_len())
-                    };
-                    self.multiply(&run, 0..of.tiles(), positions, places, panel, weights);
+                        let weights = given.at(self.panels.start(panel, 0), self.panels.panel_len());
+                        self.multiply(&run, 0..of.tiles(), positions, places, panel, weights);
+                    }
                 }
             }
         }
@@ -258,37 +266,73 @@ impl Product {
         panel: usize,
         weights: *const f32,
     ) {
-        let (isa, of, sums) = (self.isa, &self.task, run.positions);
+        // SAFETY: the caller's word.
+        unsafe {
+            self.products(run, tiles.clone(), source, places, panel, (weights, self.panels), 0..self.task.sc);
+            self.results(run, tiles, panel);
+        }
+    }
+
+    /// The products of some source channels, whose weights are given, added to those of the channels before.
+    ///
+    /// # Safety
+    /// As [`multiply`](Self::multiply).
+    unsafe fn products(
+        &self,
+        run: &Run,
+        tiles: Range<usize>,
+        source: *const f32,
+        places: Positions,
+        panel: usize,
+        (weights, panels): (*const f32, Panels),
+        channels: Range<usize>,
+    ) {
+        let sums = run.positions;
         let count = tiles.len();
-        let parts = count.div_ceil(tile_rows(isa, 2));
+        let parts = count.div_ceil(tile_rows(self.isa, 2));
         // SAFETY: the caller's word.
         unsafe {
             for position in 0..POSITIONS {
-                self.ask(run, &tiles, panel, position);
+                if channels.end == self.task.sc {
+                    self.ask(run, &tiles, panel, position);
+                }
                 for part in 0..parts {
                     let rows = share(part, parts, count);
+                    let source = source.wrapping_add(position * places.plane + rows.start * places.pitch);
                     let product = Rows {
-                        source: source.wrapping_add(position * places.plane + rows.start * places.pitch),
+                        source: source.wrapping_add(channels.start),
                         pitch: places.pitch,
-                        depth: of.sc,
-                        weights: weights.wrapping_add(self.panels.start(0, position)),
+                        depth: channels.len(),
+                        weights: weights.wrapping_add(panels.start(0, position)),
                         sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
                         sums_pitch: sums.pitch,
+                        add: channels.start > 0,
                     };
-                    multiply(isa, rows.len(), &product);
+                    multiply(self.isa, rows.len(), &product);
                 }
             }
-            let first = panel * self.panels.nr;
-            let write = Write {
-                plane: sums.plane,
-                finish: run.finish.at(first),
-                pitch: [of.dw * of.dc, of.dc],
-                channels: self.panels.nr.min(of.dc - first),
-            };
-            for (row, index) in tiles.enumerate() {
-                let (image, y, x) = of.tile(index);
-                let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-                let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+        }
+    }
+
+    /// Transforms the sums of tiles and a panel into results.
+    ///
+    /// # Safety
+    /// As [`multiply`](Self::multiply).
+    unsafe fn results(&self, run: &Run, tiles: Range<usize>, panel: usize) {
+        let (isa, of, sums) = (self.isa, &self.task, run.positions);
+        let first = panel * self.panels.nr;
+        let write = Write {
+            plane: sums.plane,
+            finish: run.finish.at(first),
+            pitch: [of.dw * of.dc, of.dc],
+            channels: self.panels.nr.min(of.dc - first),
+        };
+        for (row, index) in tiles.enumerate() {
+            let (image, y, x) = of.tile(index);
+            let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
+            let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+            // SAFETY: the caller's word.
+            unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
                 self.activate(at, size, &write);
             }

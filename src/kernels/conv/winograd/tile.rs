@@ -22,6 +22,8 @@ pub struct Rows {
     pub sums: *mut f32,
     /// Floats from one tile's sums to the next.
     pub sums_pitch: usize,
+    /// Whether to add to what is there.
+    pub add: bool,
 }
 
 /// Sums are added to memory every [`RUN`] products.
@@ -56,7 +58,7 @@ unsafe fn rows_body<S: Simd, const MR: usize>(rows: &Rows) {
             for i in 0..MR {
                 for v in 0..2 {
                     let at = rows.sums.wrapping_add(i * rows.sums_pitch + v * S::LANES);
-                    let before = if first == 0 { S::splat(0.0) } else { S::load(at) };
+                    let before = if first == 0 && !rows.add { S::splat(0.0) } else { S::load(at) };
                     S::store(at, S::add(before, sums[i][v]));
                 }
             }
