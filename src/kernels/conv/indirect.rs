@@ -2,7 +2,7 @@
 
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{MAX_ROWS, RUN, Tile, tile, tile_rows};
+use super::micro::{Ahead, MAX_ROWS, RUN, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
@@ -130,18 +130,16 @@ impl Indirect {
                         |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
                     tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
                 }
+                let next = Next::new(lattice, source, rows.clone(), tiles * panels.len());
+                let mut done = 0;
+                let mut run = |slot: usize, panel: usize| {
+                    call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len(), next.piece(done));
+                    done += 1;
+                };
                 if cut.resident {
-                    for slot in 0..tiles {
-                        for panel in panels.clone() {
-                            call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len());
-                        }
-                    }
+                    (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel)));
                 } else {
-                    for panel in panels.clone() {
-                        for slot in 0..tiles {
-                            call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len());
-                        }
-                    }
+                    panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel)));
                 }
                 self.activate(activation, rows, &panels, group * single, dst);
             }
@@ -208,6 +206,35 @@ fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
 
+/// The source under the result pixels that follow, which the calls of a unit ask for in equal pieces.
+struct Next {
+    from: *const f32,
+    piece: usize,
+    step: usize,
+}
+
+impl Next {
+    /// For the unit of these rows, of so many calls.
+    fn new(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>, calls: usize) -> Self {
+        let axes = [&lattice.h, &lattice.w];
+        let (all, left) = (lattice.rows().max(1), lattice.rows() - rows.end);
+        // Where pixels are left out, or groups of channels, the source is not a stretch of memory.
+        if axes.iter().any(|axis| axis.offsets.len() < axis.src_step) || lattice.group_channels < lattice.src_channels {
+            return Self { from: source, piece: 0, step: 0 };
+        }
+        let len = lattice.images * lattice.h.src_size * lattice.w.src_size * lattice.src_channels;
+        let start = len * rows.end / all;
+        let floats = len * (rows.end + rows.len().min(left)) / all - start;
+        let (calls, depth) = (calls.max(1), lattice.depth().max(1));
+        Self { from: source.wrapping_add(start), piece: floats / calls, step: floats.div_ceil(calls * depth) }
+    }
+
+    /// What call number `call` asks for.
+    fn piece(&self, call: usize) -> Ahead {
+        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step }
+    }
+}
+
 /// What the tiles of one task have in common.
 struct PanelCall<'a> {
     problem: &'a Problem,
@@ -219,7 +246,7 @@ struct PanelCall<'a> {
 impl PanelCall<'_> {
     /// # Safety
     /// The tables of `slot` stand for `rows` rows; weights and epilogue are those of the group.
-    unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize) {
+    unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
         debug_assert!(rows <= MAX_ROWS);
         let nr = self.problem.nr();
         let channel = panel * nr;
@@ -239,6 +266,7 @@ impl PanelCall<'_> {
             channels,
             finish: &self.finish,
             run: RUN,
+            ahead,
         };
         // SAFETY: the caller's word.
         unsafe {

@@ -48,6 +48,17 @@ pub struct Tile<'a> {
     pub finish: &'a Finish,
     /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
     pub run: usize,
+    /// What is read soon: asked for while the products are summed.
+    pub ahead: Ahead,
+}
+
+/// Memory that tiles ask for ahead of its use, a little at every step of the reduction.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    /// Best in mapped memory: looking up another address takes long.
+    pub from: *const f32,
+    /// Floats to go on by at every step.
+    pub step: usize,
 }
 
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
@@ -64,6 +75,13 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
         let mut spilled = Spilled::<MR, NV>::new();
         let (mut left, mut any_aside) = (tile.run, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
+        let mut ahead = tile.ahead.from;
+        for i in 0..MR {
+            let result = (*tile.results.add(i)).wrapping_add(tile.channel);
+            for v in 0..NV {
+                S::prefetch(result.wrapping_add(v * S::LANES));
+            }
+        }
         for segment in tile.segments.0..tile.segments.1 {
             let table = tile.table.wrapping_add(segment * tile.table_pitch);
             let delta = *tile.deltas.add(segment);
@@ -86,6 +104,8 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                         }
                     }
                     weights = weights.wrapping_add(tile.pitch);
+                    S::prefetch(ahead);
+                    ahead = ahead.wrapping_add(tile.ahead.step);
                 }
                 left -= end - done;
                 done = end;

@@ -7,7 +7,7 @@ use super::{Geometry, RUN, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::{Finish, mode};
-use crate::kernels::conv::micro::{Tile, tile, tile_rows};
+use crate::kernels::conv::micro::{Ahead, Tile, tile, tile_rows};
 use crate::kernels::elementwise;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
@@ -290,6 +290,7 @@ impl Product {
                         channels: self.panels.nr,
                         finish: &Finish::NONE,
                         run: RUN,
+                        ahead: Ahead { from: weights, step: 0 },
                     };
                     tile(isa, rows.len(), 2, &product);
                 }
