@@ -230,6 +230,13 @@ impl BackwardWeights {
         let diff_pitch = self.geometry.oc * self.fold;
         let base = part * self.geometry.weights_len();
         let pointed = self.reading.per_segment();
+        // The next piece, unless the operands end before.
+        let more = rows.end + rows.len() <= lattice.rows();
+        let in_place = matches!(self.reading, Reading::InPlace { .. });
+        let ahead = [
+            if more && in_place { rows.len() * frame.pixel } else { 0 },
+            if more { rows.len() * diff_pitch } else { 0 },
+        ];
         // SAFETY: the caller's word.
         unsafe {
             if !pointed && !rows.is_empty() {
@@ -270,6 +277,7 @@ impl BackwardWeights {
                             pitch: diff_pitch,
                             channels,
                             add,
+                            ahead,
                         };
                         let vectors = if channels <= lanes { 1 } else { 2 };
                         grad_tile(self.isa, positions.len(), vectors, &tile);

@@ -209,6 +209,8 @@ pub struct GradTile {
     pub channels: usize,
     /// Whether to add to what is there.
     pub add: bool,
+    /// Floats from what a pixel reads, of the source and of the gradient, to what is asked for ahead.
+    pub ahead: [usize; 2],
 }
 
 /// # Safety
@@ -231,6 +233,10 @@ unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>
             for v in 0..NV {
                 let at = diff.wrapping_add(v * S::LANES);
                 b[v] = if FULL || v + 1 < NV { S::load(at) } else { S::load_partial(at, counts[v]) };
+            }
+            S::prefetch(row.wrapping_add(tile.ahead[0]));
+            for v in 0..NV {
+                S::prefetch(diff.wrapping_add(tile.ahead[1] + v * S::LANES));
             }
             for i in 0..MR {
                 let a = S::splat(row.wrapping_add(i).read());

@@ -206,6 +206,7 @@ impl BackwardWeights {
                             pitch: self.pitch,
                             channels: count,
                             add: chunk > 0 || run > 0,
+                            ahead: [0; 2],
                         };
                         grad_tile(isa, rows.len(), count.div_ceil(isa.lanes()), &product);
                     }
