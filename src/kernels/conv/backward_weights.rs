@@ -22,7 +22,7 @@ const MIN_PARTS: usize = 8;
 /// A gradient up to so many bytes is kept once per part.
 const PRIVATE: usize = 512 << 10;
 /// Positions and panels of a block that a task owns.
-const OWNED: [usize; 2] = [48, 4];
+const OWNED: [usize; 2] = [96, 8];
 
 /// Weight gradient. Operands: input, gradient by the output, result of `parts()` × the weight's length.
 #[derive(Debug)]
