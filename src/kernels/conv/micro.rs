@@ -91,6 +91,11 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             }
             let mut done = 0;
             while done < tile.len {
+                if left == 0 {
+                    left = tile.run;
+                    put_aside::<S, MR, NV>(&mut sums, &mut spilled, any_aside);
+                    any_aside = true;
+                }
                 let end = tile.len.min(done + left);
                 for k in done..end {
                     let mut b = [S::splat(0.0); NV];
@@ -109,23 +114,25 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                 }
                 left -= end - done;
                 done = end;
-                if left == 0 {
-                    left = tile.run;
-                    for i in 0..MR {
-                        for v in 0..NV {
-                            let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
-                            S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
-                            sums[i][v] = S::splat(0.0);
-                        }
-                    }
-                    any_aside = true;
+            }
+        }
+        if any_aside {
+            for i in 0..MR {
+                for v in 0..NV {
+                    sums[i][v] = S::add(S::load(spilled.at(i, v)), sums[i][v]);
                 }
             }
         }
+        if tile.channels == NV * S::LANES {
+            return match tile.finish.mode() {
+                mode::PLAIN => finish_whole::<S, MR, NV, { mode::PLAIN }>(tile, sums),
+                mode::NORM => finish_whole::<S, MR, NV, { mode::NORM }>(tile, sums),
+                _ => finish_whole::<S, MR, NV, { mode::ADD }>(tile, sums),
+            };
+        }
         for i in 0..MR {
             for v in 0..NV {
-                let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
-                S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
+                S::store(spilled.at(i, v), sums[i][v]);
             }
         }
         match tile.finish.mode() {
@@ -133,6 +140,56 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, &mut spilled),
             _ => finish::<S, MR, NV, { mode::ADD }>(tile, &mut spilled),
         }
+    }
+}
+
+/// Adds the sums to those put aside before, if `more`, and starts anew.
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn put_aside<S: Simd, const MR: usize, const NV: usize>(
+    sums: &mut [[S::V; NV]; MR],
+    spilled: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
+    more: bool,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        for i in 0..MR {
+            for v in 0..NV {
+                let aside = if more { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
+                S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
+                sums[i][v] = S::splat(0.0);
+            }
+        }
+    }
+}
+
+/// [`finish`] for whole vectors, straight from the registers.
+///
+/// # Safety
+/// As for [`tile_body`], with `NV` whole vectors of channels; `MODE` is the epilogue's.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn finish_whole<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
+    tile: &Tile<'_>,
+    sums: [[S::V; NV]; MR],
+) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut nan = S::is_nan(S::splat(0.0));
+        for v in 0..NV {
+            let first = tile.channel + v * S::LANES;
+            let channel = tile.finish.per_channel::<S, true, MODE>(first, S::LANES);
+            for i in 0..MR {
+                let sum = S::add(sums[i][v], channel.bias);
+                nan = S::or(nan, S::is_nan(sum));
+                let result = (*tile.results.add(i)).wrapping_add(first);
+                S::store(result, tile.finish.finish::<S, true, MODE>(sum, &channel, result, S::LANES));
+            }
+        }
+        S::any(nan)
     }
 }
 
