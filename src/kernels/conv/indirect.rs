@@ -130,7 +130,15 @@ impl Indirect {
                         |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
                     tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
                 }
-                let next = Next::new(lattice, source, rows.clone(), tiles * panels.len());
+                let next = if cut.row_tasks == 1 && cut.resident {
+                    // All pixels pass by the task's weights: the next task's come during that, a part per unit.
+                    let more = panels.len().min(problem.panels() - panels.end) * length;
+                    let part = share(unit, cut.reading.units(lattice), more);
+                    (call.weights.wrapping_add(panels.end * length + part.start), part.len())
+                } else {
+                    source_behind(lattice, source, rows.clone())
+                };
+                let next = Next::new(next, tiles * panels.len(), lattice.depth());
                 let mut done = 0;
                 let mut run = |slot: usize, panel: usize| {
                     call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len(), next.piece(done));
@@ -206,7 +214,20 @@ fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
 
-/// The source under the result pixels that follow, which the calls of a unit ask for in equal pieces.
+/// The source under the result pixels behind these, as many: where it starts, and its floats.
+fn source_behind(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>) -> (*const f32, usize) {
+    let axes = [&lattice.h, &lattice.w];
+    // Where pixels are left out, or groups of channels, it is not a stretch of memory.
+    if axes.iter().any(|axis| axis.offsets.len() < axis.src_step) || lattice.group_channels < lattice.src_channels {
+        return (source, 0);
+    }
+    let len = lattice.images * lattice.h.src_size * lattice.w.src_size * lattice.src_channels;
+    let until = |row: usize| len * row.min(lattice.rows()) / lattice.rows().max(1);
+    let start = until(rows.end);
+    (source.wrapping_add(start), until(rows.end + rows.len()) - start)
+}
+
+/// Memory that is read after a unit, which its calls ask for in equal pieces.
 struct Next {
     from: *const f32,
     piece: usize,
@@ -214,19 +235,9 @@ struct Next {
 }
 
 impl Next {
-    /// For the unit of these rows, of so many calls.
-    fn new(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>, calls: usize) -> Self {
-        let axes = [&lattice.h, &lattice.w];
-        let (all, left) = (lattice.rows().max(1), lattice.rows() - rows.end);
-        // Where pixels are left out, or groups of channels, the source is not a stretch of memory.
-        if axes.iter().any(|axis| axis.offsets.len() < axis.src_step) || lattice.group_channels < lattice.src_channels {
-            return Self { from: source, piece: 0, step: 0 };
-        }
-        let len = lattice.images * lattice.h.src_size * lattice.w.src_size * lattice.src_channels;
-        let start = len * rows.end / all;
-        let floats = len * (rows.end + rows.len().min(left)) / all - start;
-        let (calls, depth) = (calls.max(1), lattice.depth().max(1));
-        Self { from: source.wrapping_add(start), piece: floats / calls, step: floats.div_ceil(calls * depth) }
+    fn new((from, floats): (*const f32, usize), calls: usize, depth: usize) -> Self {
+        let piece = floats / calls.max(1);
+        Self { from, piece, step: piece.div_ceil(depth.max(1)) }
     }
 
     /// What call number `call` asks for.
