@@ -191,6 +191,14 @@ fn weights_beyond_the_cache_are_exact() {
 }
 
 #[test]
+fn pixels_that_crowd_in_the_cache_are_exact() {
+    check(2, [5, 7], 1024, 40, 1, Window2d::UNIT);
+    check(1, [9, 10], 512, 33, 1, square(1, 2, 0));
+    check(1, [6, 5], 24, 1024, 1, Window2d::UNIT);
+    check(1, [5, 4], 2048, 20, 2, Window2d::UNIT);
+}
+
+#[test]
 fn grouped_and_depthwise_convolutions_are_exact() {
     check(2, [9, 8], 32, 32, 32, square(3, 1, 1));
     check(2, [9, 8], 12, 24, 12, square(3, 2, 1));

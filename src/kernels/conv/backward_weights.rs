@@ -22,7 +22,7 @@ const MIN_PARTS: usize = 8;
 /// A gradient up to so many bytes is kept once per part.
 const PRIVATE: usize = 512 << 10;
 /// Positions and panels of a block that a task owns.
-const OWNED: [usize; 2] = [48, 4];
+const OWNED: [usize; 2] = [96, 8];
 
 /// Weight gradient. Operands: input, gradient by the output, result of `parts()` × the weight's length.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl Kernel for BackwardWeights {
             }
             for unit in part * units / self.parts..(part + 1) * units / self.parts {
                 let rows = self.reading.rows(lattice, unit);
-                let opened = self.reading.open(lattice, unit, rows.len(), source, scratch.head);
+                let opened = self.reading.open(lattice, unit, rows.clone(), source, scratch.head);
                 for piece in pieces(rows.len(), PIXELS) {
                     let rows = rows.start + piece.start..rows.start + piece.end;
                     self.piece(block, part, rows, args, &opened, &scratch, add);
@@ -230,6 +230,13 @@ impl BackwardWeights {
         let diff_pitch = self.geometry.oc * self.fold;
         let base = part * self.geometry.weights_len();
         let pointed = self.reading.per_segment();
+        // The next piece, unless the operands end before.
+        let more = rows.end + rows.len() <= lattice.rows();
+        let in_place = matches!(self.reading, Reading::InPlace { .. });
+        let ahead = [
+            if more && in_place { rows.len() * frame.pixel } else { 0 },
+            if more { rows.len() * diff_pitch } else { 0 },
+        ];
         // SAFETY: the caller's word.
         unsafe {
             if !pointed && !rows.is_empty() {
@@ -270,6 +277,7 @@ impl BackwardWeights {
                             pitch: diff_pitch,
                             channels,
                             add,
+                            ahead,
                         };
                         let vectors = if channels <= lanes { 1 } else { 2 };
                         grad_tile(self.isa, positions.len(), vectors, &tile);

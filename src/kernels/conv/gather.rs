@@ -268,6 +268,27 @@ impl Lattice {
         }
     }
 
+    /// Copies the only segment of each of these result pixels to `to`, `pitch` floats apart.
+    ///
+    /// # Safety
+    /// No pixel reads outside the source; `src` is the source at the group's first channel; `to` has room for the rows.
+    pub unsafe fn copy_rows(&self, rows: std::ops::Range<usize>, src: *const f32, to: *mut f32, pitch: usize) {
+        let frame = self.whole();
+        let mut walk = self.walk(rows.start);
+        for row in 0..rows.len() {
+            let from = src.wrapping_offset(frame.offset(walk));
+            // SAFETY: the caller's word.
+            unsafe { std::ptr::copy_nonoverlapping(from, to.wrapping_add(row * pitch), self.segment_len()) };
+            walk.step(self);
+        }
+    }
+
+    /// How pixels lie if they follow each other, `pitch` floats apart.
+    pub fn listed(&self, pitch: usize) -> Frame {
+        let line = self.w.count * pitch;
+        Frame { origin: 0, image: self.h.count * line, line, pixel: pitch, deltas: vec![0] }
+    }
+
     /// How pixels lie in the source itself.
     pub fn whole(&self) -> Frame {
         let line = self.w.src_size * self.src_channels;

@@ -2,7 +2,7 @@
 
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{MAX_ROWS, RUN, Tile, tile, tile_rows};
+use super::micro::{Ahead, MAX_ROWS, RUN, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
@@ -130,18 +130,24 @@ impl Indirect {
                         |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
                     tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
                 }
-                if cut.resident {
-                    for slot in 0..tiles {
-                        for panel in panels.clone() {
-                            call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len());
-                        }
-                    }
+                let next = if cut.row_tasks == 1 && cut.resident {
+                    // All pixels pass by the task's weights: the next task's come during that, a part per unit.
+                    let more = panels.len().min(problem.panels() - panels.end) * length;
+                    let part = share(unit, cut.reading.units(lattice), more);
+                    (call.weights.wrapping_add(panels.end * length + part.start), part.len())
                 } else {
-                    for panel in panels.clone() {
-                        for slot in 0..tiles {
-                            call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len());
-                        }
-                    }
+                    source_behind(lattice, source, rows.clone())
+                };
+                let next = Next::new(next, tiles * panels.len(), lattice.depth());
+                let mut done = 0;
+                let mut run = |slot: usize, panel: usize| {
+                    call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len(), next.piece(done));
+                    done += 1;
+                };
+                if cut.resident {
+                    (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel)));
+                } else {
+                    panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel)));
                 }
                 self.activate(activation, rows, &panels, group * single, dst);
             }
@@ -208,6 +214,38 @@ fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
 
+/// The source under the result pixels behind these, as many: where it starts, and its floats.
+fn source_behind(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>) -> (*const f32, usize) {
+    let axes = [&lattice.h, &lattice.w];
+    // Where pixels are left out, or groups of channels, it is not a stretch of memory.
+    if axes.iter().any(|axis| axis.offsets.len() < axis.src_step) || lattice.group_channels < lattice.src_channels {
+        return (source, 0);
+    }
+    let len = lattice.images * lattice.h.src_size * lattice.w.src_size * lattice.src_channels;
+    let until = |row: usize| len * row.min(lattice.rows()) / lattice.rows().max(1);
+    let start = until(rows.end);
+    (source.wrapping_add(start), until(rows.end + rows.len()) - start)
+}
+
+/// Memory that is read after a unit, which its calls ask for in equal pieces.
+struct Next {
+    from: *const f32,
+    piece: usize,
+    step: usize,
+}
+
+impl Next {
+    fn new((from, floats): (*const f32, usize), calls: usize, depth: usize) -> Self {
+        let piece = floats / calls.max(1);
+        Self { from, piece, step: piece.div_ceil(depth.max(1)) }
+    }
+
+    /// What call number `call` asks for.
+    fn piece(&self, call: usize) -> Ahead {
+        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step }
+    }
+}
+
 /// What the tiles of one task have in common.
 struct PanelCall<'a> {
     problem: &'a Problem,
@@ -219,7 +257,7 @@ struct PanelCall<'a> {
 impl PanelCall<'_> {
     /// # Safety
     /// The tables of `slot` stand for `rows` rows; weights and epilogue are those of the group.
-    unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize) {
+    unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
         debug_assert!(rows <= MAX_ROWS);
         let nr = self.problem.nr();
         let channel = panel * nr;
@@ -239,6 +277,7 @@ impl PanelCall<'_> {
             channels,
             finish: &self.finish,
             run: RUN,
+            ahead,
         };
         // SAFETY: the caller's word.
         unsafe {

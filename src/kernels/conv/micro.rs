@@ -48,6 +48,17 @@ pub struct Tile<'a> {
     pub finish: &'a Finish,
     /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
     pub run: usize,
+    /// What is read soon: asked for while the products are summed.
+    pub ahead: Ahead,
+}
+
+/// Memory that tiles ask for ahead of its use, a little at every step of the reduction.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    /// Best in mapped memory: looking up another address takes long.
+    pub from: *const f32,
+    /// Floats to go on by at every step.
+    pub step: usize,
 }
 
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
@@ -64,6 +75,13 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
         let mut spilled = Spilled::<MR, NV>::new();
         let (mut left, mut any_aside) = (tile.run, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
+        let mut ahead = tile.ahead.from;
+        for i in 0..MR {
+            let result = (*tile.results.add(i)).wrapping_add(tile.channel);
+            for v in 0..NV {
+                S::prefetch(result.wrapping_add(v * S::LANES));
+            }
+        }
         for segment in tile.segments.0..tile.segments.1 {
             let table = tile.table.wrapping_add(segment * tile.table_pitch);
             let delta = *tile.deltas.add(segment);
@@ -73,6 +91,11 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             }
             let mut done = 0;
             while done < tile.len {
+                if left == 0 {
+                    left = tile.run;
+                    put_aside::<S, MR, NV>(&mut sums, &mut spilled, any_aside);
+                    any_aside = true;
+                }
                 let end = tile.len.min(done + left);
                 for k in done..end {
                     let mut b = [S::splat(0.0); NV];
@@ -86,26 +109,30 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                         }
                     }
                     weights = weights.wrapping_add(tile.pitch);
+                    S::prefetch(ahead);
+                    ahead = ahead.wrapping_add(tile.ahead.step);
                 }
                 left -= end - done;
                 done = end;
-                if left == 0 {
-                    left = tile.run;
-                    for i in 0..MR {
-                        for v in 0..NV {
-                            let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
-                            S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
-                            sums[i][v] = S::splat(0.0);
-                        }
-                    }
-                    any_aside = true;
+            }
+        }
+        if any_aside {
+            for i in 0..MR {
+                for v in 0..NV {
+                    sums[i][v] = S::add(S::load(spilled.at(i, v)), sums[i][v]);
                 }
             }
         }
+        if tile.channels == NV * S::LANES {
+            return match tile.finish.mode() {
+                mode::PLAIN => finish_whole::<S, MR, NV, { mode::PLAIN }>(tile, sums),
+                mode::NORM => finish_whole::<S, MR, NV, { mode::NORM }>(tile, sums),
+                _ => finish_whole::<S, MR, NV, { mode::ADD }>(tile, sums),
+            };
+        }
         for i in 0..MR {
             for v in 0..NV {
-                let aside = if any_aside { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
-                S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
+                S::store(spilled.at(i, v), sums[i][v]);
             }
         }
         match tile.finish.mode() {
@@ -113,6 +140,56 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, &mut spilled),
             _ => finish::<S, MR, NV, { mode::ADD }>(tile, &mut spilled),
         }
+    }
+}
+
+/// Adds the sums to those put aside before, if `more`, and starts anew.
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn put_aside<S: Simd, const MR: usize, const NV: usize>(
+    sums: &mut [[S::V; NV]; MR],
+    spilled: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
+    more: bool,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        for i in 0..MR {
+            for v in 0..NV {
+                let aside = if more { S::load(spilled.at(i, v)) } else { S::splat(0.0) };
+                S::store(spilled.at(i, v), S::add(aside, sums[i][v]));
+                sums[i][v] = S::splat(0.0);
+            }
+        }
+    }
+}
+
+/// [`finish`] for whole vectors, straight from the registers.
+///
+/// # Safety
+/// As for [`tile_body`], with `NV` whole vectors of channels; `MODE` is the epilogue's.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn finish_whole<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
+    tile: &Tile<'_>,
+    sums: [[S::V; NV]; MR],
+) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut nan = S::is_nan(S::splat(0.0));
+        for v in 0..NV {
+            let first = tile.channel + v * S::LANES;
+            let channel = tile.finish.per_channel::<S, true, MODE>(first, S::LANES);
+            for i in 0..MR {
+                let sum = S::add(sums[i][v], channel.bias);
+                nan = S::or(nan, S::is_nan(sum));
+                let result = (*tile.results.add(i)).wrapping_add(first);
+                S::store(result, tile.finish.finish::<S, true, MODE>(sum, &channel, result, S::LANES));
+            }
+        }
+        S::any(nan)
     }
 }
 
@@ -189,6 +266,8 @@ pub struct GradTile {
     pub channels: usize,
     /// Whether to add to what is there.
     pub add: bool,
+    /// Floats from what a pixel reads, of the source and of the gradient, to what is asked for ahead.
+    pub ahead: [usize; 2],
 }
 
 /// # Safety
@@ -211,6 +290,10 @@ unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>
             for v in 0..NV {
                 let at = diff.wrapping_add(v * S::LANES);
                 b[v] = if FULL || v + 1 < NV { S::load(at) } else { S::load_partial(at, counts[v]) };
+            }
+            S::prefetch(row.wrapping_add(tile.ahead[0]));
+            for v in 0..NV {
+                S::prefetch(diff.wrapping_add(tile.ahead[1] + v * S::LANES));
             }
             for i in 0..MR {
                 let a = S::splat(row.wrapping_add(i).read());

@@ -1,6 +1,6 @@
 //! How a task reads its source, and the tables of addresses its tiles work from.
 //!
-//! Without padding the source is read where it is; with padding a band of it is copied, with its zeros, to scratch; in
+//! Without padding the source is read where it is, unless its pixels crowd in the cache; with padding a band of it is copied, with its zeros, to scratch; in
 //! both cases a pixel's segments lie at fixed distances from its first. Where a band would be too large (far dilation or
 //! padding) every pixel and segment gets a pointer of its own.
 
@@ -10,12 +10,22 @@ use super::gather::{Frame, Lattice, Walk};
 const BAND: usize = 256 << 10;
 /// Tiles of a unit where no band bounds it.
 const TILES: usize = 8;
+/// Pixels so many bytes apart share a set of the first-level cache, which holds fewer lines than a tile has rows.
+const SET: usize = 4096;
+/// Lines that a set holds.
+const WAYS: usize = 8;
+/// Pixels that share a set are copied, so many bytes at a time.
+const COPY: usize = 512 << 10;
+/// Floats from one copied pixel to the next beside its own.
+const GAP: usize = 16;
 
 /// How the source is read; a *unit* is what tables are made for at a time.
 #[derive(Debug)]
 pub enum Reading {
     /// In place, so many rows at a time, across lines and images.
     InPlace { rows: usize },
+    /// A copy of so many rows at a time, one segment each.
+    Copied { rows: usize },
     /// A padded copy of so many result lines of one image at a time.
     Band { lines: usize },
     /// Through one pointer per pixel and segment, so many rows at a time.
@@ -27,6 +37,12 @@ impl Reading {
     pub fn new(lattice: &Lattice, mr: usize, wanted: usize) -> Self {
         let rows = (lattice.rows().div_ceil(wanted)).next_multiple_of(mr).clamp(mr, TILES * mr);
         if lattice.is_inside() {
+            let most = COPY / ((lattice.depth() + GAP) * size_of::<f32>()) / mr * mr;
+            let pitch = lattice.w.src_step * lattice.src_channels * size_of::<f32>();
+            let crowded = lattice.segments() == 1 && pitch > 0 && pitch.is_multiple_of(SET) && mr > WAYS;
+            if crowded && lattice.rows() > WAYS && most > 0 {
+                return Self::Copied { rows: rows.min(most) };
+            }
             return Self::InPlace { rows };
         }
         let fits = |lines: usize| lattice.band_len(lines).saturating_mul(size_of::<f32>()) <= BAND;
@@ -44,7 +60,7 @@ impl Reading {
     /// Units of the whole lattice.
     pub fn units(&self, lattice: &Lattice) -> usize {
         match *self {
-            Self::InPlace { rows } | Self::Pointers { rows } => lattice.rows().div_ceil(rows),
+            Self::InPlace { rows } | Self::Copied { rows } | Self::Pointers { rows } => lattice.rows().div_ceil(rows),
             Self::Band { lines } => lattice.images * lattice.h.count.div_ceil(lines),
         }
     }
@@ -52,7 +68,9 @@ impl Reading {
     /// Result pixels of a unit.
     pub fn rows(&self, lattice: &Lattice, unit: usize) -> std::ops::Range<usize> {
         match *self {
-            Self::InPlace { rows } | Self::Pointers { rows } => unit * rows..((unit + 1) * rows).min(lattice.rows()),
+            Self::InPlace { rows } | Self::Copied { rows } | Self::Pointers { rows } => {
+                unit * rows..((unit + 1) * rows).min(lattice.rows())
+            }
             Self::Band { lines } => {
                 let (image, first) = self.band(lattice, unit);
                 let last = (first + lines).min(lattice.h.count);
@@ -71,7 +89,7 @@ impl Reading {
 
     fn most_rows(&self, lattice: &Lattice) -> usize {
         match *self {
-            Self::InPlace { rows } | Self::Pointers { rows } => rows,
+            Self::InPlace { rows } | Self::Copied { rows } | Self::Pointers { rows } => rows,
             Self::Band { lines } => lines * lattice.w.count,
         }
     }
@@ -87,6 +105,7 @@ impl Reading {
     pub fn head_len(&self, lattice: &Lattice) -> usize {
         match *self {
             Self::InPlace { .. } => 0,
+            Self::Copied { rows } => rows * (lattice.depth() + GAP),
             Self::Band { lines } => lattice.band_len(lines),
             Self::Pointers { .. } => lattice.segment_len(),
         }
@@ -96,6 +115,7 @@ impl Reading {
     pub fn frame(&self, lattice: &Lattice) -> Frame {
         match self {
             Self::InPlace { .. } => lattice.whole(),
+            Self::Copied { .. } => lattice.listed(lattice.depth() + GAP),
             Self::Band { .. } => lattice.band(),
             Self::Pointers { .. } => lattice.pointed(),
         }
@@ -109,15 +129,25 @@ impl Reading {
         &self,
         lattice: &Lattice,
         unit: usize,
-        rows: usize,
+        rows: std::ops::Range<usize>,
         source: *const f32,
         head: *mut f32,
     ) -> Opened {
-        let Self::Band { .. } = self else { return Opened { memory: source, image: 0, line: 0 } };
-        let (image, line) = self.band(lattice, unit);
-        // SAFETY: the head has room for a band.
-        unsafe { lattice.copy_band(image, line, rows / lattice.w.count, source, head) };
-        Opened { memory: head, image, line }
+        match self {
+            Self::InPlace { .. } | Self::Pointers { .. } => Opened { memory: source, image: 0, line: 0 },
+            Self::Copied { .. } => {
+                let pitch = lattice.depth() + GAP;
+                // SAFETY: the head has room for the unit's rows.
+                unsafe { lattice.copy_rows(rows.clone(), source, head, pitch) };
+                Opened { memory: head.wrapping_sub(rows.start * pitch), image: 0, line: 0 }
+            }
+            Self::Band { .. } => {
+                let (image, line) = self.band(lattice, unit);
+                // SAFETY: the head has room for a band.
+                unsafe { lattice.copy_band(image, line, rows.len() / lattice.w.count, source, head) };
+                Opened { memory: head, image, line }
+            }
+        }
     }
 }
 
@@ -168,7 +198,7 @@ fn head_bytes(lattice: &Lattice, reading: &Reading) -> usize {
 /// Bytes of one tile: results, segment range, pointers and patches.
 fn tile_bytes(lattice: &Lattice, reading: &Reading, mr: usize) -> usize {
     let per_row = match reading {
-        Reading::InPlace { .. } | Reading::Band { .. } => size_of::<*const f32>(),
+        Reading::InPlace { .. } | Reading::Copied { .. } | Reading::Band { .. } => size_of::<*const f32>(),
         Reading::Pointers { .. } => {
             lattice.segments() * (size_of::<*const f32>() + lattice.patch_len() * size_of::<f32>())
         }
@@ -210,7 +240,7 @@ impl<'a> Tables<'a> {
     /// `source` is the lattice's source at the group's first channel.
     pub unsafe fn open(&self, unit: usize, rows: std::ops::Range<usize>, source: *const f32) -> Opened {
         // SAFETY: the caller's word.
-        unsafe { self.reading.open(self.lattice, unit, rows.len(), source, self.head) }
+        unsafe { self.reading.open(self.lattice, unit, rows, source, self.head) }
     }
 
     /// Writes the tables of a tile; `result` gives a pixel's result, `result_pitch` the floats to its neighbour's.
