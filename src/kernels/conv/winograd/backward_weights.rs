@@ -5,8 +5,8 @@
 //! which is transformed back at the end. Chunks depend on the shape only and are added in order.
 
 use super::source::{Positions, transform_gradient, transform_source};
-use super::transform::{IN, POSITIONS, WeightsTransposed, square};
 use super::tile::{Outer, sum_over_tiles};
+use super::transform::{IN, POSITIONS, WeightsTransposed, square};
 use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::micro::tile_rows;
@@ -199,10 +199,8 @@ impl BackwardWeights {
         let (position, split) = (task / SPLITS, task % SPLITS);
         let start = self.source.floats() + self.gradient.floats() + position * self.plane();
         let sums = positions.at(start, self.plane());
-        let panels = [
-            share(split, SPLITS, self.task.sc.div_ceil(WIDTH)),
-            0..self.task.dc.div_ceil(2 * self.isa.lanes()),
-        ];
+        let panels =
+            [share(split, SPLITS, self.task.sc.div_ceil(WIDTH)), 0..self.task.dc.div_ceil(2 * self.isa.lanes())];
         let sums = sums.wrapping_add(panels[0].start * WIDTH * self.pitch);
         // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
         unsafe { self.products(position, self.tiles(chunk).len(), panels, positions, sums, self.pitch, chunk > 0) };
@@ -258,10 +256,8 @@ impl BackwardWeights {
         let across = dc.div_ceil(pitch);
         let (row, column) = (task / across, task % across);
         let panels = [sc.div_ceil(WIDTH), dc.div_ceil(pitch / BLOCK)];
-        let panels = [
-            row * BLOCK..((row + 1) * BLOCK).min(panels[0]),
-            column * BLOCK..((column + 1) * BLOCK).min(panels[1]),
-        ];
+        let panels =
+            [row * BLOCK..((row + 1) * BLOCK).min(panels[0]), column * BLOCK..((column + 1) * BLOCK).min(panels[1])];
         let plane = rows * pitch + 16;
         let to = diff_weights.at(0, 9 * sc * dc);
         // SAFETY: scratch holds the sums of a block; its weights belong to this task.

@@ -12,6 +12,7 @@
 mod backward_weights;
 mod pack;
 mod product;
+mod results;
 mod source;
 mod tile;
 mod transform;

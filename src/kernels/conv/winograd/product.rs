@@ -1,16 +1,17 @@
 //! Forward and data gradient: transform, multiply, transform back.
 
 use super::pack::{Panels, transform_weights};
+use super::results::{Write, results_of};
 use super::source::{Positions, ask, transform_source};
-use super::transform::{IN, OUT, POSITIONS, Result, square};
 use super::tile::{Rows, multiply};
+use super::transform::{OUT, POSITIONS};
 use super::{Geometry, RUN, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
-use crate::kernels::conv::epilogue::{Finish, mode};
+use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::elementwise;
-use crate::simd::{Isa, Simd, dispatch::multiversion};
+use crate::simd::Isa;
 use crate::tensor::Args;
 use std::ops::Range;
 
@@ -95,7 +96,11 @@ impl Product {
                 let tiles = self.task.tiles().div_ceil(blocks);
                 (tiles, Positions::new(tiles, self.task.sc).floats(), 0)
             }
-            Cut::Panels { raw } => (self.task.tiles(), 0, if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 }),
+            Cut::Panels { raw } => (
+                self.task.tiles(),
+                0,
+                if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 },
+            ),
         };
         let zeros = self.task.sc.next_multiple_of(16);
         Layout { tiles, source, weights, sums: Positions::new(tiles, self.panels.nr), zeros }
@@ -343,16 +348,14 @@ impl Product {
 impl Product {
     /// While the products keep the arithmetic busy, asks for what comes next: the results of this panel, and the
     /// source pixels of the next block.
-    ///
-    /// # Safety
-    /// None: these are hints.
-    unsafe fn ask(&self, run: &Run, tiles: &Range<usize>, panel: usize, position: usize) {
+    fn ask(&self, run: &Run, tiles: &Range<usize>, panel: usize, position: usize) {
         let (isa, of) = (self.isa, &self.task);
         let first = panel * self.panels.nr;
         for index in share(position, POSITIONS, tiles.len()) {
             let (image, y, x) = of.tile(tiles.start + index);
             let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
             let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+            // SAFETY: hints.
             unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], self.panels.nr.min(of.dc - first)) };
         }
         if !run.blocks {
@@ -368,6 +371,7 @@ impl Product {
             let y = (y + 2 + unit % OUT - of.pad[0]).min(of.sh - 1);
             let x = (x + 2 - of.pad[1]).min(of.sw - 1);
             let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
+            // SAFETY: hints.
             unsafe { ask(isa, at, [1, OUT.min(of.sw - x)], [0, of.sc], of.sc) };
         }
     }
@@ -383,78 +387,6 @@ impl Product {
             let at = at.wrapping_add(y * write.pitch[0] + x * write.pitch[1]);
             // SAFETY: the caller's word.
             unsafe { elementwise::activate(self.isa, kind, at, at, write.channels) };
-        }
-    }
-}
-
-/// What the results of a block and a panel have in common.
-struct Write {
-    /// Floats from one position of the sums to the next.
-    plane: usize,
-    /// What follows the sums, from the panel's first channel on.
-    finish: Finish,
-    /// Floats from one result row and pixel to the next.
-    pitch: [usize; 2],
-    channels: usize,
-}
-
-/// # Safety
-/// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd, const MODE: u8>(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
-    // SAFETY: the caller's word.
-    unsafe {
-        for c in (0..write.channels).step_by(S::LANES) {
-            let lanes = S::LANES.min(write.channels - c);
-            let zero = S::splat(0.0);
-            let channel = write.finish.per_channel::<S, false, MODE>(c, lanes);
-            let mut values = [[zero; IN]; IN];
-            for y in 0..IN {
-                for x in 0..IN {
-                    values[y][x] = S::load(sums.wrapping_add((y * IN + x) * write.plane + c));
-                }
-            }
-            let values = square::<S, Result, IN, OUT>(values);
-            for y in 0..OUT {
-                for x in 0..OUT {
-                    if y >= size[0] || x >= size[1] {
-                        continue;
-                    }
-                    let value = S::add(values[y][x], channel.bias);
-                    let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
-                    if lanes == S::LANES {
-                        S::store(at, write.finish.finish::<S, true, MODE>(value, &channel, at, lanes));
-                    } else {
-                        S::store_partial(at, write.finish.finish::<S, false, MODE>(value, &channel, at, lanes), lanes);
-                    }
-                }
-            }
-        }
-    }
-}
-
-multiversion! {
-    fn results_plain(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::PLAIN }];
-}
-multiversion! {
-    fn results_norm(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::NORM }];
-}
-multiversion! {
-    fn results_add(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::ADD }];
-}
-
-/// Transforms the sums of a tile into results.
-///
-/// # Safety
-/// As for [`results_body`]; the CPU has `isa`.
-unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
-    // SAFETY: the caller's word.
-    unsafe {
-        match write.finish.mode() {
-            mode::PLAIN => results_plain(isa, sums, dst, size, write),
-            mode::NORM => results_norm(isa, sums, dst, size, write),
-            _ => results_add(isa, sums, dst, size, write),
         }
     }
 }

@@ -93,7 +93,13 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) {
+unsafe fn source_body<S: Simd>(
+    pixels: &Pixels<IN>,
+    ahead: &Pixels<OUT>,
+    channels: usize,
+    to: *mut f32,
+    places: &Positions,
+) {
     // SAFETY: the caller's word.
     unsafe { transform_body::<S, Source, IN>(pixels, ahead, channels, to, places) }
 }
@@ -101,7 +107,13 @@ unsafe fn source_body<S: Simd>(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channel
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd>(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) {
+unsafe fn gradient_body<S: Simd>(
+    pixels: &Pixels<OUT>,
+    ahead: &Pixels<OUT>,
+    channels: usize,
+    to: *mut f32,
+    places: &Positions,
+) {
     // SAFETY: the caller's word.
     unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, ahead, channels, to, places) }
 }

@@ -4,9 +4,6 @@ use super::RUN;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
-/// Most tiles of pixels at once.
-const MAX_ROWS: usize = 12;
-
 /// Source rows of one position times a panel of its weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows {
@@ -130,7 +127,7 @@ macro_rules! by_rows {
         /// Runs `count` rows.
         ///
         /// # Safety
-        /// As for the body; `count` is 1 to [`MAX_ROWS`]; the CPU has `isa`.
+        /// As for the body; `count` is 1 to 12; the CPU has `isa`.
         pub unsafe fn $name(isa: Isa, count: usize, rows: &$rows) {
             match count {
                 $($count => {

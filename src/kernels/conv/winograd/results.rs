@@ -1,0 +1,77 @@
+//! Sums into results.
+
+use super::transform::{IN, OUT, Result, square};
+use crate::kernels::conv::epilogue::{Finish, mode};
+use crate::simd::{Isa, Simd, dispatch::multiversion};
+
+/// What the results of a block and a panel have in common.
+pub struct Write {
+    /// Floats from one position of the sums to the next.
+    pub plane: usize,
+    /// What follows the sums, from the panel's first channel on.
+    pub finish: Finish,
+    /// Floats from one result row and pixel to the next.
+    pub pitch: [usize; 2],
+    pub channels: usize,
+}
+
+/// # Safety
+/// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn results_body<S: Simd, const MODE: u8>(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+    // SAFETY: the caller's word.
+    unsafe {
+        for c in (0..write.channels).step_by(S::LANES) {
+            let lanes = S::LANES.min(write.channels - c);
+            let zero = S::splat(0.0);
+            let channel = write.finish.per_channel::<S, false, MODE>(c, lanes);
+            let mut values = [[zero; IN]; IN];
+            for y in 0..IN {
+                for x in 0..IN {
+                    values[y][x] = S::load(sums.wrapping_add((y * IN + x) * write.plane + c));
+                }
+            }
+            let values = square::<S, Result, IN, OUT>(values);
+            for y in 0..OUT {
+                for x in 0..OUT {
+                    if y >= size[0] || x >= size[1] {
+                        continue;
+                    }
+                    let value = S::add(values[y][x], channel.bias);
+                    let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
+                    if lanes == S::LANES {
+                        S::store(at, write.finish.finish::<S, true, MODE>(value, &channel, at, lanes));
+                    } else {
+                        S::store_partial(at, write.finish.finish::<S, false, MODE>(value, &channel, at, lanes), lanes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn results_plain(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::PLAIN }];
+}
+multiversion! {
+    fn results_norm(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::NORM }];
+}
+multiversion! {
+    fn results_add(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::ADD }];
+}
+
+/// Transforms the sums of a tile into results.
+///
+/// # Safety
+/// As for [`results_body`]; the CPU has `isa`.
+pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match write.finish.mode() {
+            mode::PLAIN => results_plain(isa, sums, dst, size, write),
+            mode::NORM => results_norm(isa, sums, dst, size, write),
+            _ => results_add(isa, sums, dst, size, write),
+        }
+    }
+}
