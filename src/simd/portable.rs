@@ -87,6 +87,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
+    #[inline(always)]
+    unsafe fn prefetch_far(_p: *const f32) {}
 
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

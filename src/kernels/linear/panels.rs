@@ -5,7 +5,7 @@ use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
 /// Rows of memory that are asked for ahead of the one that is copied.
-const AHEAD: usize = 8;
+pub const AHEAD: usize = 16;
 
 /// Part of a matrix of weights and where its panels go.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ unsafe fn copy_body<S: Simd>(of: &Weights) {
                 let end = channel + of.nr;
                 let mut lane = 0;
                 while channel < end {
-                    S::prefetch(ahead.wrapping_add(channel));
+                    S::prefetch_far(ahead.wrapping_add(channel));
                     let value = if channel + S::LANES <= of.channels {
                         S::load(row.wrapping_add(channel))
                     } else {
@@ -75,12 +75,6 @@ unsafe fn transpose_body<S: Simd>(of: &Weights) {
             let mut k = 0;
             if count == 8 {
                 while k < whole {
-                    // A line of each of eight rows further down, once per line.
-                    if k % 16 == 0 {
-                        for row in 0..8 {
-                            S::prefetch(rows.wrapping_add((row + 8) * of.pitch + k));
-                        }
-                    }
                     S::transpose8(rows.wrapping_add(k), of.pitch as isize, to.wrapping_add(k * of.nr), of.nr);
                     k += 8;
                 }
