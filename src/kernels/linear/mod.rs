@@ -8,12 +8,14 @@
 //! [`conv::Forward`](super::conv::Forward) and [`conv::BackwardData`](super::conv::BackwardData) give for images of one
 //! pixel.
 
+mod gradient;
 mod panels;
 mod product;
 mod tile;
 
 use std::ops::Range;
 
+pub use gradient::{BackwardUpdate, BackwardWeights};
 pub use product::Product;
 
 use super::conv::RUN;

@@ -141,11 +141,18 @@ impl Lowering<'_> {
     /// x (…, N, I), grad_y (…, N, O) → (…, I, O).
     pub(super) fn linear_backward_weights(&mut self, node: &Node) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.inputs[1]))?;
+        let isa = self.options.isa;
+        let Geometry { n, ic, oc, .. } = product.each;
+        if linear::BackwardWeights::serves(n, [ic, oc]) {
+            let mut operands = self.buffers(&node.inputs);
+            operands.push(self.buffer(node.outputs[0]));
+            self.push_product(node, linear::BackwardWeights::new(isa, n, [ic, oc]), operands, &product);
+            return Ok(());
+        }
         let Some(count) = product.count else {
             self.backward_weights(node, product.each, Algorithm::Auto);
             return Ok(());
         };
-        let isa = self.options.isa;
         let kernel = conv::BackwardWeights::new(isa, product.each);
         let (parts, len, result) = (kernel.parts(), product.each.weights_len(), self.buffer(node.outputs[0]));
         let mut operands = self.buffers(&node.inputs);
