@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::share;
+use super::{copy, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::{GradTile, grad_tile, tile_rows};
 use crate::kernels::update::{Rule, step};
@@ -15,9 +15,11 @@ const RUN: usize = 256;
 /// Most rows of the operands: a task copies its columns of all of them.
 const ROWS: usize = 1024;
 /// Floats of a block's copies of either operand.
-const COPIES: [usize; 2] = [8 << 10, 32 << 10];
+const COPIES: [usize; 2] = [8 << 10, 128 << 10];
 /// Most positions and channels of a block.
-const BLOCK: [usize; 2] = [48, 1024];
+const BLOCK: [usize; 2] = [48, 4096];
+/// Channels whose sums are taken at a time.
+const STRIP: usize = 256;
 /// Bytes of weights from which they are worth blocks of their own.
 const LARGE: usize = 512 << 10;
 
@@ -34,8 +36,8 @@ struct Gradient {
 
 /// Where the gradient goes.
 trait Sink {
-    /// The result of a position and channel, and the distance of positions.
-    fn place(&self, position: usize, channel: usize) -> (*mut f32, usize);
+    /// The result of a position and channel, which is number `index` of its strip, and the distance of positions.
+    fn place(&self, position: usize, index: usize, channel: usize) -> (*mut f32, usize);
 
     /// Asks for what [`take`](Self::take) will need of a position.
     ///
@@ -108,30 +110,38 @@ impl Gradient {
             for row in 0..self.rows {
                 let source = sources.wrapping_add(row * src_pitch);
                 let from = src.at(row * self.inputs + positions.start, positions.len());
-                source.copy_from_nonoverlapping(from, positions.len());
+                copy(from, source, positions.len());
                 let from = diff_dst.at(row * self.outputs + channels.start, channels.len());
-                diffs.wrapping_add(row * diff_pitch).copy_from_nonoverlapping(from, channels.len());
+                copy(from, diffs.wrapping_add(row * diff_pitch), channels.len());
                 table.wrapping_add(row).write(source);
             }
             let tiles = positions.len().div_ceil(mr);
-            let panels = channels.len().div_ceil(nr);
-            for tile in 0..tiles {
-                let part = share(tile, tiles, positions.len());
-                let next = if tile + 1 < tiles { share(tile + 1, tiles, positions.len()) } else { 0..0 };
+            let tile = |index: usize| {
+                let part = share(index, tiles, positions.len());
+                positions.start + part.start..positions.start + part.end
+            };
+            let strips = channels.len().div_ceil(STRIP);
+            let strip =
+                |index: usize| channels.start + index * STRIP..(channels.start + (index + 1) * STRIP).min(channels.end);
+            for index in 0..tiles * strips {
+                let (part, columns) = (tile(index / strips), strip(index % strips));
+                let last = index + 1 == tiles * strips;
+                let next = if last { (0..0, 0..0) } else { (tile((index + 1) / strips), strip((index + 1) % strips)) };
+                let panels = columns.len().div_ceil(nr);
                 for panel in 0..panels {
-                    for index in share(panel, panels, next.len()) {
-                        sink.ask(positions.start + next.start + index, &channels);
+                    for index in share(panel, panels, next.0.len()) {
+                        sink.ask(next.0.start + index, &next.1);
                     }
-                    let first = panel * nr;
-                    let count = nr.min(channels.len() - first);
-                    let (result, pitch) = sink.place(positions.start + part.start, channels.start + first);
+                    let first = columns.start + panel * nr;
+                    let count = nr.min(columns.end - first);
+                    let (result, pitch) = sink.place(part.start, first - columns.start, first);
                     for run in 0..runs {
                         let rows = share(run, runs, self.rows);
                         let call = GradTile {
                             table: table.wrapping_add(rows.start),
-                            offset: part.start as isize,
+                            offset: (part.start - positions.start) as isize,
                             pixels: rows.len(),
-                            diff: diffs.wrapping_add(rows.start * diff_pitch + first),
+                            diff: diffs.wrapping_add(rows.start * diff_pitch + first - channels.start),
                             diff_pitch,
                             result,
                             pitch,
@@ -141,7 +151,7 @@ impl Gradient {
                         grad_tile(self.isa, part.len(), count.div_ceil(lanes), &call);
                     }
                 }
-                sink.take(positions.start + part.start..positions.start + part.end, &channels);
+                sink.take(part, &columns);
             }
         }
     }
@@ -175,7 +185,7 @@ struct Written<'a> {
 }
 
 impl Sink for Written<'_> {
-    fn place(&self, position: usize, channel: usize) -> (*mut f32, usize) {
+    fn place(&self, position: usize, _index: usize, channel: usize) -> (*mut f32, usize) {
         (self.to.at(position * self.outputs + channel, 1), self.outputs)
     }
 }
@@ -224,14 +234,13 @@ impl<R: Rule> BackwardUpdate<R> {
 struct Taken<'a, R> {
     of: &'a BackwardUpdate<R>,
     args: Args<'a>,
-    /// Sums of a tile of positions.
+    /// Sums of a tile of positions and a strip of channels.
     sums: *mut f32,
-    start: usize,
 }
 
 impl<R: Rule> Sink for Taken<'_, R> {
-    fn place(&self, _position: usize, channel: usize) -> (*mut f32, usize) {
-        (self.sums.wrapping_add(channel - self.start), self.of.gradient.block[1])
+    fn place(&self, _position: usize, index: usize, _channel: usize) -> (*mut f32, usize) {
+        (self.sums.wrapping_add(index), STRIP)
     }
 
     unsafe fn ask(&self, position: usize, channels: &Range<usize>) {
@@ -246,7 +255,7 @@ impl<R: Rule> Sink for Taken<'_, R> {
     unsafe fn take(&self, positions: Range<usize>, channels: &Range<usize>) {
         let BackwardUpdate { gradient, rule, row } = self.of;
         for (index, position) in positions.enumerate() {
-            let grad = self.sums.wrapping_add(index * gradient.block[1]);
+            let grad = self.sums.wrapping_add(index * STRIP);
             let first = position * gradient.outputs + channels.start;
             // SAFETY: the caller's word.
             unsafe {
@@ -281,7 +290,7 @@ impl<R: Rule> Kernel for BackwardUpdate<R> {
     }
 
     fn scratch(&self) -> usize {
-        self.gradient.scratch() + tile_rows(self.gradient.isa, 2) * self.gradient.block[1] * size_of::<f32>()
+        self.gradient.scratch() + tile_rows(self.gradient.isa, 2) * STRIP * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -291,7 +300,7 @@ impl<R: Rule> Kernel for BackwardUpdate<R> {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let sums = scratch.wrapping_add(self.gradient.scratch()).cast();
-        let sink = Taken { of: self, args: *args, sums, start: self.gradient.ranges(task)[1].start };
+        let sink = Taken { of: self, args: *args, sums };
         // SAFETY: the caller's word; blocks of the parameter belong to their tasks.
         unsafe { self.gradient.run(task, args, scratch, &sink) };
     }

@@ -29,3 +29,12 @@ const SRC_PITCH: usize = CHUNK + 16;
 fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
+
+/// Copies floats that need not be aligned.
+///
+/// # Safety
+/// `count` floats are readable and writable, and do not overlap.
+unsafe fn copy(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: the caller's word.
+    unsafe { to.cast::<u8>().copy_from_nonoverlapping(from.cast(), count * size_of::<f32>()) };
+}

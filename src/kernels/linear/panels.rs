@@ -81,7 +81,8 @@ unsafe fn transpose_body<S: Simd>(of: &Weights) {
             }
             while k < of.depth {
                 for lane in 0..8 {
-                    let value = if lane < count { *rows.wrapping_add(lane * of.pitch + k) } else { 0.0 };
+                    let value =
+                        if lane < count { rows.wrapping_add(lane * of.pitch + k).read_unaligned() } else { 0.0 };
                     *to.wrapping_add(k * of.nr + lane) = value;
                 }
                 k += 1;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::panels::{AHEAD, Weights, fill};
 use super::tile::{Feed, Tile, tile};
-use super::{CHUNK, SRC_PITCH, share};
+use super::{CHUNK, SRC_PITCH, copy, share};
 use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::conv::tile_rows;
@@ -147,7 +147,7 @@ impl Kernel for Product {
                 let from = args.src::<f32>(0);
                 for (index, row) in rows.clone().enumerate() {
                     let from = from.at(row * self.depth + terms.start, terms.len());
-                    source.wrapping_add(index * SRC_PITCH).copy_from_nonoverlapping(from, terms.len());
+                    copy(from, source.wrapping_add(index * SRC_PITCH), terms.len());
                 }
                 let part = Part { terms: terms.clone(), rows: rows.clone(), channels: channels.clone(), source };
                 match self.direction {

@@ -155,7 +155,7 @@ impl<R: Rule> Kernel for Update<R> {
             let grad = args.src::<f32>(first).at(range.start, range.len());
             // SAFETY: the operands hold the piece, which belongs to this task.
             unsafe {
-                step(self.isa, &self.rule, (hyper, self.rows[*tensor]), grad, &args.from(first + 1), range.clone())
+                step(self.isa, &self.rule, (hyper, self.rows[*tensor]), grad, &args.from(first + 1), range.clone());
             };
         }
     }
