@@ -193,8 +193,7 @@ impl Product {
         self.direction == Direction::Forward && self.depth > CHUNK && self.nr() > self.isa.lanes()
     }
 
-    /// The first weight of some terms and channels, the distance of rows in memory, and how many floats lie between the
-    /// first and the last.
+    /// The first weight of some terms and channels, and the distance of rows in memory.
     fn weights(&self, args: &Args<'_>, terms: &Range<usize>, channels: &Range<usize>) -> (*const f32, usize) {
         let (rows, columns, pitch) = match self.direction {
             Direction::Forward => (terms, channels, self.channels),
