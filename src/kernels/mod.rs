@@ -20,6 +20,7 @@ pub mod draw;
 pub mod dropout;
 pub mod elementwise;
 pub mod image;
+pub mod linear;
 pub mod norm;
 pub mod pool;
 pub mod reduce;

@@ -199,9 +199,10 @@ impl Plan {
 pub fn compile(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
     let mut graph = graph.clone();
     // Where the results of nodes are looked at, each node has to be its own.
-    let chosen: &[_] = if crate::config::check_finite()? { &passes::PLAIN } else { &passes::PASSES };
+    let watched = crate::config::check_finite()?;
+    let chosen: &[_] = if watched { &passes::PLAIN } else { &passes::PASSES };
     let passes = passes::run(&mut graph, outputs, chosen, options.rewrites);
-    let mut plan = lower::lower(&graph, outputs, options)?;
+    let mut plan = lower::lower(&graph, outputs, options, watched)?;
     plan.passes = passes;
     plan.inputs = inputs(&graph);
     Ok(plan)

@@ -68,10 +68,9 @@ impl Simd for Avx512 {
         // SAFETY: trait contract; a hint, which no address makes fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
-
     #[inline(always)]
     unsafe fn prefetch_far(p: *const f32) {
-        // SAFETY: trait contract; a hint, which no address makes fault.
+        // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 

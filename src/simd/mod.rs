@@ -102,7 +102,7 @@ pub trait Simd: Copy + 'static {
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
     /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
     unsafe fn prefetch(p: *const f32);
-    /// The same for the second-level cache: what is wanted later.
+    /// As `prefetch`, but only into the second-level cache, of which more lines can be on their way at a time.
     unsafe fn prefetch_far(p: *const f32);
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;

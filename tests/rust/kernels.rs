@@ -15,6 +15,8 @@ mod elementwise;
 mod epilogue;
 #[path = "kernels/image.rs"]
 mod image;
+#[path = "kernels/linear.rs"]
+mod linear;
 #[path = "kernels/norm.rs"]
 mod norm;
 #[path = "kernels/norm_gate.rs"]

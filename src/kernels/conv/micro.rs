@@ -223,17 +223,19 @@ unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
 /// Where accumulators go after a run of products and after the last one. A place of its own: were the loops of the epilogue to
 /// index the accumulators themselves, the compiler would keep those in memory all along.
 #[repr(align(64))]
-struct Spilled<const MR: usize, const NV: usize>([[[f32; 16]; NV]; MR]);
+pub struct Spilled<const MR: usize, const NV: usize>([[[f32; 16]; NV]; MR]);
 
 impl<const MR: usize, const NV: usize> Spilled<MR, NV> {
+    /// Room for the tile.
     #[inline(always)]
-    fn new() -> std::mem::MaybeUninit<Self> {
+    pub fn new() -> std::mem::MaybeUninit<Self> {
         std::mem::MaybeUninit::uninit()
     }
 }
 
 /// The address of one spilled vector.
-trait SpilledAt {
+pub trait SpilledAt {
+    /// Its place: 16 floats on a boundary of 64 bytes.
     fn at(&mut self, row: usize, vector: usize) -> *mut f32;
 }
 
@@ -345,6 +347,8 @@ macro_rules! by_rows {
         multiversion! { fn run(tile: &$tile) -> $result = $body, [$rows $(, $param)*]; }
     };
 }
+
+pub(in crate::kernels) use by_rows;
 
 by_rows!(tile_1, Tile<'_>, bool, tile_body::<_, _, 1>);
 by_rows!(tile_2, Tile<'_>, bool, tile_body::<_, _, 2>);

@@ -28,4 +28,5 @@ pub use backward_weights::BackwardWeights;
 pub use epilogue::Epilogue;
 pub use geometry::Geometry;
 pub use indirect::{BackwardData, Forward};
+pub(in crate::kernels) use micro::{GradTile, RUN, Spilled, SpilledAt, by_rows, grad_tile, tile_rows};
 pub use pack::{PackBackwardData, PackForward};

@@ -121,6 +121,22 @@ impl Problem {
         for (row, &m) in lattice.h.taps.iter().enumerate() {
             for column in 0..columns {
                 let at = start + (row * columns + column) * depth * nr;
+                if !self.backward && self.fold == 1 {
+                    // The weights of a panel lie side by side: line by line, since lane by lane each line of memory would be
+                    // fetched once per lane.
+                    let tap = (m * self.geometry.window.kernel[1] + lattice.w.taps[column]) * ic;
+                    let count = nr.min(single - panel * nr);
+                    for reduced in 0..depth {
+                        let from = (tap + reduced) * oc + group * single + panel * nr;
+                        let (from, to) = (weights.at(from, count), packed.at(at + reduced * nr, nr));
+                        // SAFETY: both inside their operands, bytes need no alignment; this panel belongs to this task.
+                        unsafe {
+                            to.cast::<u8>().copy_from_nonoverlapping(from.cast(), count * size_of::<f32>());
+                            to.wrapping_add(count).write_bytes(0, nr - count);
+                        }
+                    }
+                    continue;
+                }
                 for lane in 0..nr {
                     let (pixel, channel) = ((panel * nr + lane) / single, (panel * nr + lane) % single);
                     let tap = column.checked_sub(pixel * fold_step).and_then(|tap| lattice.w.taps.get(tap));

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::Kernel;
 use crate::simd::Isa;
-use crate::tensor::Args;
+use crate::tensor::{Args, Src};
 
 /// Most elements of one task.
 const CHUNK: usize = 16 << 10;
@@ -56,6 +56,33 @@ pub trait Rule: Debug + Send + Sync {
     );
 }
 
+/// Updates elements `range` of a parameter by their gradients, with a row of `hyper`. Operands: the parameter, its states.
+///
+/// # Safety
+/// `hyper` has the row, nobody writes it; the operands hold the range, which belongs to the running task; `grad` has its
+/// gradients, which overlap none of it; the CPU has `isa`.
+pub(super) unsafe fn step<R: Rule>(
+    isa: Isa,
+    rule: &R,
+    (hyper, row): (Src<'_, f32>, usize),
+    grad: *const f32,
+    args: &Args<'_>,
+    range: Range<usize>,
+) {
+    let mut numbers = [0.0; HYPER];
+    for (column, number) in numbers[..rule.hyper()].iter_mut().enumerate() {
+        // SAFETY: the table has a row of that many numbers for each parameter.
+        *number = unsafe { hyper.get(rule.hyper() * row + column) };
+    }
+    let mut states = [std::ptr::null_mut(); STATES];
+    for (index, state) in states[..rule.states()].iter_mut().enumerate() {
+        *state = args.dst::<f32>(1 + index).at(range.start, range.len());
+    }
+    let param = args.dst::<f32>(0).at(range.start, range.len());
+    // SAFETY: the caller's word.
+    unsafe { rule.apply(isa, numbers, grad, param, states, range.len()) };
+}
+
 /// Elements `range` of parameter `tensor`.
 #[derive(Debug, Clone)]
 struct Piece {
@@ -63,7 +90,7 @@ struct Piece {
     range: Range<usize>,
 }
 
-/// An optimizer's update. Operands: `hyper` (per parameter `Rule::hyper` floats), then for each parameter `grad`,
+/// An optimizer's update. Operands: `hyper` (rows of `Rule::hyper` floats), then for each parameter `grad`,
 /// `param` and `Rule::states` states (floats of its length; all but `grad` are updated in place).
 ///
 /// Large tensors are cut into tasks of 16 Ki elements, small neighbours share one.
@@ -71,14 +98,21 @@ struct Piece {
 pub struct Update<R> {
     isa: Isa,
     rule: R,
+    /// Each parameter's row of the hyperparameters.
+    rows: Vec<usize>,
     pieces: Vec<Piece>,
     /// The pieces of each task.
     tasks: Vec<Range<usize>>,
 }
 
 impl<R: Rule> Update<R> {
-    /// Update of parameters with `lens` elements.
+    /// Update of parameters with `lens` elements, with the first rows of the hyperparameters.
     pub fn new(isa: Isa, rule: R, lens: &[usize]) -> Self {
+        Self::with_rows(isa, rule, lens, (0..lens.len()).collect())
+    }
+
+    /// [`new`](Self::new), where each parameter has the row that `rows` says.
+    pub fn with_rows(isa: Isa, rule: R, lens: &[usize], rows: Vec<usize>) -> Self {
         assert!(rule.hyper() <= HYPER && rule.states() <= STATES);
         let (mut pieces, mut tasks) = (Vec::new(), Vec::new());
         let (mut first, mut filled) = (0, 0);
@@ -96,7 +130,7 @@ impl<R: Rule> Update<R> {
         if first < pieces.len() {
             tasks.push(first..pieces.len());
         }
-        Self { isa, rule, pieces, tasks }
+        Self { isa, rule, rows, pieces, tasks }
     }
 }
 
@@ -116,22 +150,13 @@ impl<R: Rule> Kernel for Update<R> {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
         let hyper = args.src::<f32>(0);
-        let (columns, states) = (self.rule.hyper(), self.rule.states());
         for Piece { tensor, range } in &self.pieces[self.tasks[task].clone()] {
-            let first = 1 + (2 + states) * tensor;
+            let first = 1 + (2 + self.rule.states()) * tensor;
             let grad = args.src::<f32>(first).at(range.start, range.len());
-            let param = args.dst::<f32>(first + 1).at(range.start, range.len());
-            let mut state = [std::ptr::null_mut(); STATES];
-            for (index, state) in state[..states].iter_mut().enumerate() {
-                *state = args.dst::<f32>(first + 2 + index).at(range.start, range.len());
-            }
-            let mut numbers = [0.0; HYPER];
-            for (column, number) in numbers[..columns].iter_mut().enumerate() {
-                // SAFETY: the table has a row of that many numbers for each parameter, and nobody writes it.
-                *number = unsafe { hyper.get(columns * tensor + column) };
-            }
             // SAFETY: the operands hold the piece, which belongs to this task.
-            unsafe { self.rule.apply(self.isa, numbers, grad, param, state, range.len()) };
+            unsafe {
+                step(self.isa, &self.rule, (hyper, self.rows[*tensor]), grad, &args.from(first + 1), range.clone());
+            };
         }
     }
 }

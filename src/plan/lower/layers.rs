@@ -4,8 +4,10 @@ use super::{FLOAT, Lowering};
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
+use crate::kernels::Kernel;
 use crate::kernels::batch::Batch;
 use crate::kernels::conv::{self, Epilogue, Geometry, winograd};
+use crate::kernels::linear;
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
 use crate::tensor::shape_text;
@@ -82,11 +84,19 @@ impl Lowering<'_> {
     /// x (…, N, I), weight (…, I, O) → (…, N, O).
     pub(super) fn linear(&mut self, node: &Node, activation: Option<UnaryKind>) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.outputs[0]))?;
+        let isa = self.options.isa;
+        if !self.keeps_packed(node.inputs[1]) {
+            let Geometry { n, ic, oc, .. } = product.each;
+            let kernel = linear::Product::forward(isa, n, [ic, oc], node.inputs.len() > 2, activation);
+            let mut operands = self.buffers(&node.inputs);
+            operands.push(self.buffer(node.outputs[0]));
+            self.push_product(node, kernel, operands, &product);
+            return Ok(());
+        }
         let Some(count) = product.count else {
             self.forward(node, product.each, Algorithm::Auto, Fused::activation(activation));
             return Ok(());
         };
-        let isa = self.options.isa;
         let pack = conv::PackForward::new(isa, product.each);
         let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
@@ -99,11 +109,18 @@ impl Lowering<'_> {
     /// grad_y (…, N, O), weight (…, I, O) → (…, N, I).
     pub(super) fn linear_backward_data(&mut self, node: &Node) -> Result<()> {
         let product = Product::new(self.shape(node.outputs[0]), self.shape(node.inputs[0]))?;
+        let isa = self.options.isa;
+        if !self.keeps_packed(node.inputs[1]) {
+            let Geometry { n, ic, oc, .. } = product.each;
+            let kernel = linear::Product::backward_data(isa, n, [ic, oc]);
+            let operands = self.buffers(&[node.inputs[0], node.inputs[1], node.outputs[0]]);
+            self.push_product(node, kernel, operands, &product);
+            return Ok(());
+        }
         let Some(count) = product.count else {
             self.backward_data(node, product.each, Algorithm::Auto);
             return Ok(());
         };
-        let isa = self.options.isa;
         let pack = conv::PackBackwardData::new(isa, product.each);
         let (floats, format) = (count * pack.packed_len(), format!("{count} of {}", pack.format()));
         let packed = self.pack(node, node.inputs[1], Batch::new(pack, count), floats, format);
@@ -113,14 +130,29 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// A kernel for each index of the leading axes.
+    fn push_product(&mut self, node: &Node, kernel: impl Kernel + 'static, operands: Vec<usize>, product: &Product) {
+        match product.count {
+            Some(count) => self.push(node, Batch::new(kernel, count), operands, product.describe()),
+            None => self.push(node, kernel, operands, product.describe()),
+        }
+    }
+
     /// x (…, N, I), grad_y (…, N, O) → (…, I, O).
     pub(super) fn linear_backward_weights(&mut self, node: &Node) -> Result<()> {
         let product = Product::new(self.shape(node.inputs[0]), self.shape(node.inputs[1]))?;
+        let isa = self.options.isa;
+        let Geometry { n, ic, oc, .. } = product.each;
+        if linear::BackwardWeights::serves(n, [ic, oc]) {
+            let mut operands = self.buffers(&node.inputs);
+            operands.push(self.buffer(node.outputs[0]));
+            self.push_product(node, linear::BackwardWeights::new(isa, n, [ic, oc]), operands, &product);
+            return Ok(());
+        }
         let Some(count) = product.count else {
             self.backward_weights(node, product.each, Algorithm::Auto);
             return Ok(());
         };
-        let isa = self.options.isa;
         let kernel = conv::BackwardWeights::new(isa, product.each);
         let (parts, len, result) = (kernel.parts(), product.each.weights_len(), self.buffer(node.outputs[0]));
         let mut operands = self.buffers(&node.inputs);

@@ -23,13 +23,16 @@ use crate::tensor::{DType, shape_text};
 
 const FLOAT: usize = size_of::<f32>();
 
-/// Lowers a simplified graph.
-pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options) -> Result<Plan> {
+/// Lowers a simplified graph; if it is `watched`, the results of every node are made where they can be looked at.
+pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options, watched: bool) -> Result<Plan> {
     let mut lowering = Lowering::new(graph, outputs, options);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     // A value of which only the shape is wanted is not computed.
     for node in pure.into_iter().filter(|node| node.outputs.iter().any(|id| lowering.read[id.0])).collect::<Vec<_>>() {
         afford(graph, node)?;
+        if !watched && lowering.defers(node) {
+            continue;
+        }
         let first = lowering.steps.len();
         lowering.node(node)?;
         lowering.note_results(node, first);
@@ -64,6 +67,10 @@ struct Lowering<'a> {
     written: Vec<usize>,
     /// Whether anybody needs a value's numbers.
     read: Vec<bool>,
+    /// How many operands and outputs each value is.
+    readers: Vec<usize>,
+    /// Gradients that are made where an update takes them, and the nodes that would make them.
+    deferred: Vec<(ValueId, &'a Node)>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     /// The value whose memory each value is: itself, or what it was reshaped from.
@@ -95,6 +102,10 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
+        let mut readers = vec![0; graph.value_count()];
+        for id in graph.nodes().iter().flat_map(|node| &node.inputs).chain(outputs) {
+            readers[id.0] += 1;
+        }
         written.sort_unstable();
         written.dedup();
         Self {
@@ -102,6 +113,8 @@ impl<'a> Lowering<'a> {
             options,
             written,
             read,
+            readers,
+            deferred: Vec::new(),
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             origin: (0..graph.value_count()).map(ValueId).collect(),

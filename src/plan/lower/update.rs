@@ -2,13 +2,17 @@
 
 use super::{FLOAT, Lowering};
 use crate::graph::op::Optimizer;
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::{Node, Op, Role, ValueId};
 use crate::kernels::copy::Copies;
 use crate::kernels::counter::Increment;
+use crate::kernels::linear::{BackwardUpdate, BackwardWeights};
 use crate::kernels::update::{Adagrad, Adam, Blend, RmsProp, Rule, Sgd, Update};
 use crate::tensor::shape_text;
 
-impl Lowering<'_> {
+/// Bytes of a gradient from which its update makes it: what fits caches costs little to write and read.
+const DEFERRED: usize = 1 << 20;
+
+impl<'a> Lowering<'a> {
     pub(super) fn update(&mut self, node: &Node, optimizer: Optimizer) {
         match optimizer {
             Optimizer::Sgd { nesterov } => self.update_by(node, Sgd { nesterov }),
@@ -18,17 +22,69 @@ impl Lowering<'_> {
         }
     }
 
-    fn update_by(&mut self, node: &Node, rule: impl Rule + 'static) {
+    fn update_by(&mut self, node: &Node, rule: impl Rule + Copy + 'static) {
         let per: Vec<&[ValueId]> = node.inputs[1..].chunks_exact(2 + rule.states()).collect();
-        let lens: Vec<usize> = per.iter().map(|one| self.len(one[0])).collect();
-        let mut order = vec![node.inputs[0]];
-        for one in per {
+        let (mut order, mut lens, mut rows) = (vec![node.inputs[0]], Vec::new(), Vec::new());
+        for (row, one) in per.iter().enumerate() {
+            let deferred = self.deferred.iter().find(|(gradient, _)| *gradient == one[1]);
+            if let Some(&(_, maker)) = deferred {
+                self.update_by_product(node, maker, (rule, row), one);
+                continue;
+            }
             order.extend([one[1], one[0]]);
             order.extend(&one[2..]);
+            lens.push(self.len(one[0]));
+            rows.push(row);
+        }
+        if lens.is_empty() && !per.is_empty() {
+            return;
         }
         let operands = self.buffers(&order);
         let shape = format!("{} tensors, {} values", lens.len(), lens.iter().sum::<usize>());
-        self.push(node, Update::new(self.options.isa, rule, &lens), operands, shape);
+        self.push(node, Update::with_rows(self.options.isa, rule, &lens, rows), operands, shape);
+    }
+
+    /// Whether the node makes a gradient that the update, its only reader, may just as well make in cache where it takes
+    /// it; if so the update will. What the gradient is made from must then not be a stored tensor, which may have been
+    /// written by that time.
+    pub(super) fn defers(&mut self, node: &'a Node) -> bool {
+        let (Op::LinearBackwardWeights, &[gradient]) = (&node.op, node.outputs.as_slice()) else { return false };
+        let updates = self.graph.nodes().iter().any(|other| match other.op {
+            Op::Update(optimizer) => {
+                let per = 2 + optimizer.states();
+                other.inputs[1..].chunks_exact(per).any(|one| one[1] == gradient)
+            }
+            _ => false,
+        });
+        let stored = |id: &ValueId| matches!(self.graph.value(self.origin[id.0]).role, Role::Parameter { .. });
+        let &[rows, ..] = self.shape(node.inputs[0]) else { return false };
+        let &[inputs, outputs] = self.shape(gradient) else { return false };
+        let defers = updates
+            && self.readers[gradient.0] == 1
+            && !node.inputs.iter().any(stored)
+            && self.len(gradient) * FLOAT >= DEFERRED
+            && BackwardWeights::serves(rows, [inputs, outputs]);
+        if defers {
+            self.deferred.push((gradient, node));
+        }
+        defers
+    }
+
+    /// The update of one parameter by the gradient that `maker` makes; `one` is the parameter, the gradient, the states.
+    fn update_by_product(
+        &mut self,
+        node: &Node,
+        maker: &Node,
+        (rule, row): (impl Rule + 'static, usize),
+        one: &[ValueId],
+    ) {
+        let (rows, weights) = (self.shape(maker.inputs[0])[0], self.shape(one[0]));
+        let kernel = BackwardUpdate::new(self.options.isa, rule, row, rows, [weights[0], weights[1]]);
+        let mut order = maker.inputs.clone();
+        order.extend([node.inputs[0], one[0]]);
+        order.extend(&one[2..]);
+        let (operands, shape) = (self.buffers(&order), format!("n{rows}ic{}oc{}", weights[0], weights[1]));
+        self.push(&Node { name: maker.name.clone(), ..node.clone() }, kernel, operands, shape);
     }
 
     /// Neighbouring effects that only copy or count, in one step for each kind: running values of all layers.
