@@ -147,6 +147,7 @@ impl Gradient {
                             pitch,
                             channels: count,
                             add: run > 0,
+                            ahead: [0; 2],
                         };
                         grad_tile(self.isa, part.len(), count.div_ceil(lanes), &call);
                     }
