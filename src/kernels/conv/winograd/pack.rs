@@ -151,6 +151,8 @@ struct Columns {
     plane: usize,
 }
 
+/// Source channels from those whose weights are transformed to those whose weights are asked for.
+const AHEAD: usize = 8;
 /// Source channels whose weights are transposed at a time.
 const SQUARE: usize = 8;
 
@@ -165,6 +167,11 @@ unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
         if columns.lane == 1 {
             while c < to {
                 let at = columns.weights.wrapping_add(c * columns.step);
+                for number in 0..9 {
+                    let ahead = at.wrapping_add(AHEAD * columns.step + number * columns.tap);
+                    S::prefetch(ahead);
+                    S::prefetch(ahead.wrapping_add(16));
+                }
                 channel::<S>(columns, c, at, columns.tap);
                 c += 1;
             }
@@ -227,7 +234,10 @@ unsafe fn channel<S: Simd>(columns: &Columns, c: usize, weights: *const f32, tap
             for y in 0..IN {
                 for x in 0..IN {
                     let at = (y * IN + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
-                    S::store(columns.packed.wrapping_add(at), taps[y][x]);
+                    let to = columns.packed.wrapping_add(at);
+                    S::store(to, taps[y][x]);
+                    // The next source channel's line is wanted before it is written.
+                    S::prefetch(to.wrapping_add(2 * S::LANES));
                 }
             }
         }
