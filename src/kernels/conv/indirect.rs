@@ -27,7 +27,7 @@ const FEW_UNITS: usize = 8;
 /// How one class is cut.
 #[derive(Debug)]
 struct Cut {
-    first_task: usize,
+    tasks: usize,
     row_tasks: usize,
     panel_tasks: usize,
     reading: Reading,
@@ -44,7 +44,8 @@ const MAX_LANES: usize = 16;
 struct Indirect {
     problem: Problem,
     cuts: Vec<Cut>,
-    tasks: usize,
+    /// Class and number of every task.
+    order: Vec<(usize, usize)>,
     mr: usize,
     dst_size: [usize; 2],
     dst_channels: usize,
@@ -53,8 +54,7 @@ struct Indirect {
 impl Indirect {
     fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize) -> Self {
         let mr = tile_rows(problem.isa, problem.vectors);
-        let mut tasks = 0;
-        let cuts = (0..problem.classes.len())
+        let cuts: Vec<Cut> = (0..problem.classes.len())
             .map(|class| {
                 let lattice = &problem.classes[class].lattice;
                 let rows = if problem.channels == 0 { 0 } else { lattice.rows() };
@@ -69,12 +69,12 @@ impl Indirect {
                 let panel_tasks = wanted.div_ceil(row_tasks.max(1)).min(problem.panels());
                 let resident = weights / panel_tasks.max(1) <= RESIDENT;
                 let frame = reading.frame(lattice);
-                let cut = Cut { first_task: tasks, row_tasks, panel_tasks, reading, frame, resident };
-                tasks += row_tasks * panel_tasks * problem.geometry.groups;
-                cut
+                let tasks = row_tasks * panel_tasks * problem.geometry.groups;
+                Cut { tasks, row_tasks, panel_tasks, reading, frame, resident }
             })
             .collect();
-        Self { problem, cuts, tasks, mr, dst_size, dst_channels }
+        let order = interleaved(&cuts);
+        Self { problem, cuts, order, mr, dst_size, dst_channels }
     }
 
     fn scratch(&self) -> usize {
@@ -94,11 +94,11 @@ impl Indirect {
         activation: Option<UnaryKind>,
         scratch: *mut u8,
     ) {
-        let class = self.cuts.partition_point(|cut| cut.first_task <= task) - 1;
+        let (class, task) = self.order[task];
         let (problem, cut) = (&self.problem, &self.cuts[class]);
         let lattice = &problem.classes[class].lattice;
         let per_group = cut.row_tasks * cut.panel_tasks;
-        let (group, rest) = ((task - cut.first_task) / per_group, (task - cut.first_task) % per_group);
+        let (group, rest) = (task / per_group, task % per_group);
         let (row_task, panel_task) = (rest / cut.panel_tasks, rest % cut.panel_tasks);
         let units = share(row_task, cut.row_tasks, cut.reading.units(lattice));
         let panels = share(panel_task, cut.panel_tasks, problem.panels());
@@ -195,6 +195,16 @@ impl Indirect {
         let fold = if self.problem.fold > 1 { format!("_fold{}", self.problem.fold) } else { String::new() };
         format!("{what}{fold}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
     }
+}
+
+/// The order of tasks in which any stretch of them has its share of each class: threads take stretches, and classes
+/// differ in taps.
+fn interleaved(cuts: &[Cut]) -> Vec<(usize, usize)> {
+    let mut order: Vec<(usize, usize)> =
+        cuts.iter().enumerate().flat_map(|(class, cut)| (0..cut.tasks).map(move |task| (class, task))).collect();
+    // The middle of a task as a part of its class, in units that are whole numbers for every class.
+    order.sort_by_key(|&(class, task)| ((2 * task + 1) << 32) / cuts[class].tasks);
+    order
 }
 
 /// The `count` numbers of one pixel, if there are any, once per folded pixel.
@@ -350,7 +360,7 @@ impl Kernel for Forward {
     }
 
     fn tasks(&self) -> usize {
-        self.inner.tasks
+        self.inner.order.len()
     }
 
     fn scratch(&self) -> usize {
@@ -387,7 +397,7 @@ impl Kernel for BackwardData {
     }
 
     fn tasks(&self) -> usize {
-        self.0.tasks
+        self.0.order.len()
     }
 
     fn scratch(&self) -> usize {
