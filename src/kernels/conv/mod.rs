@@ -12,6 +12,7 @@
 //! [`BackwardWeights`] reduces over pixels instead, with the same pointers.
 //!
 //! Where every output channel reads one input channel there is nothing to multiply matrices for: [`depthwise`].
+//! Where the result has few channels, vectors run along a kernel row's taps as well: [`spread`].
 
 mod backward_weights;
 pub mod depthwise;
@@ -21,6 +22,7 @@ mod geometry;
 mod indirect;
 mod micro;
 mod pack;
+pub mod spread;
 mod tables;
 pub mod winograd;
 

@@ -5,7 +5,7 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
 use crate::kernels::batch::Batch;
-use crate::kernels::conv::{self, Epilogue, Geometry, winograd};
+use crate::kernels::conv::{self, Epilogue, Geometry, spread, winograd};
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
 use crate::tensor::shape_text;
@@ -20,6 +20,9 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_forward(node, geometry, fused);
         };
+        let Some(spread) = self.spread_refusal(&geometry, fused) else {
+            return self.spread_forward(node, geometry, fused);
+        };
         let (epilogue, behind) = self.epilogue(node, fused);
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
@@ -29,6 +32,7 @@ impl Lowering<'_> {
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.refuse_winograd(&geometry, "conv_winograd", other);
+        self.refuse_spread(&geometry, "conv_spread", spread);
         let kernel = conv::Forward::new(isa, geometry, epilogue);
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
@@ -55,12 +59,16 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_backward_data(node, geometry);
         };
+        let Some(spread) = spread::refusal(isa, &geometry, true) else {
+            return self.spread_backward_data(node, geometry);
+        };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
         self.refuse_winograd(&geometry, "conv_winograd_backward_data", other);
+        self.refuse_spread(&geometry, "conv_spread_backward_data", spread);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 

@@ -1,0 +1,202 @@
+//! The register tiles: some source pixels × the vectors of a stretch, and the sum of a line's copies.
+
+use crate::multiversion;
+use crate::simd::{Isa, Simd};
+
+/// Most source pixels of a tile of `vectors` vectors, so that accumulators and operands stay in registers.
+pub fn most_pixels(isa: Isa, vectors: usize) -> usize {
+    match (isa, vectors) {
+        (_, 1) | (Isa::Avx512, _) => 12,
+        (Isa::Avx2, 2) => 6,
+        (Isa::Avx2, 3) => 4,
+        (Isa::Avx2, _) => 3,
+        // Half the width: twice the registers.
+        (Isa::Portable, _) => 2,
+    }
+}
+
+/// Neighbouring source pixels and what they add to a line.
+#[derive(Debug, Clone, Copy)]
+pub struct Tile {
+    /// The first pixel of the first line.
+    pub src: *const f32,
+    /// Channels of a source pixel.
+    pub channels: usize,
+    /// Floats from one source line to the next.
+    pub line: usize,
+    /// Source lines.
+    pub rows: usize,
+    /// The weights of the first line's first channel; the others follow.
+    pub weights: *const f32,
+    /// The copies of the result line.
+    pub lines: *mut f32,
+    /// Floats from one copy to the next.
+    pub pitch: usize,
+    /// The first pixel's number in its line.
+    pub first: usize,
+    /// Copies.
+    pub copies: usize,
+    /// Floats from one pixel's stretch to the next one's.
+    pub step: usize,
+    /// Floats of a stretch.
+    pub width: usize,
+    /// Pixels of the line whose last vector may end behind their stretch, since another one follows in that copy.
+    pub whole: usize,
+}
+
+// Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
+
+/// # Safety
+/// Pixels, weights and copies are as said.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // see above
+unsafe fn tile_body<S: Simd, const P: usize, const NV: usize>(tile: &Tile) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; P];
+        let mut weights = tile.weights;
+        for row in 0..tile.rows {
+            let line = tile.src.wrapping_add(row * tile.line);
+            if tile.channels == 1 {
+                let mut b = [S::splat(0.0); NV];
+                for v in 0..NV {
+                    b[v] = S::load(weights.wrapping_add(v * S::LANES));
+                }
+                for i in 0..P {
+                    let a = S::splat(line.wrapping_add(i).read_unaligned());
+                    for v in 0..NV {
+                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
+                    }
+                }
+                weights = weights.wrapping_add(NV * S::LANES);
+                continue;
+            }
+            let mut pixels = [std::ptr::null::<f32>(); P];
+            for i in 0..P {
+                pixels[i] = line.wrapping_add(i * tile.channels);
+            }
+            for k in 0..tile.channels {
+                let mut b = [S::splat(0.0); NV];
+                for v in 0..NV {
+                    b[v] = S::load(weights.wrapping_add(v * S::LANES));
+                }
+                for i in 0..P {
+                    let a = S::splat(pixels[i].wrapping_add(k).read_unaligned());
+                    for v in 0..NV {
+                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
+                    }
+                }
+                weights = weights.wrapping_add(NV * S::LANES);
+            }
+        }
+        let last = tile.width - (NV - 1) * S::LANES;
+        let mut copy = tile.first % tile.copies;
+        for i in 0..P {
+            let to = tile.lines.wrapping_add(copy * tile.pitch + (tile.first + i) * tile.step);
+            for v in 0..NV - 1 {
+                S::store(to.wrapping_add(v * S::LANES), sums[i][v]);
+            }
+            let to = to.wrapping_add((NV - 1) * S::LANES);
+            if tile.first + i < tile.whole {
+                S::store(to, sums[i][NV - 1]);
+            } else {
+                S::store_partial(to, sums[i][NV - 1], last);
+            }
+            copy = if copy + 1 == tile.copies { 0 } else { copy + 1 };
+        }
+    }
+}
+
+/// A result line as the sum of its copies.
+#[derive(Debug, Clone, Copy)]
+pub struct Join {
+    /// The first result in the first copy.
+    pub lines: *const f32,
+    /// Floats from one copy to the next.
+    pub pitch: usize,
+    /// Copies.
+    pub copies: usize,
+    /// What is added to each result, or null.
+    pub bias: *const f32,
+    /// Results.
+    pub result: *mut f32,
+    /// Number of results.
+    pub len: usize,
+    /// Whether to finish with max(x, 0).
+    pub relu: bool,
+    /// Whether a vector may be written behind the line's end.
+    pub over: bool,
+}
+
+/// # Safety
+/// The copies and the bias are readable for whole vectors, results writable for `len` floats, for a vector more if
+/// `over`.
+#[inline(always)]
+unsafe fn join_body<S: Simd>(call: &Join) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let floor = S::splat(if call.relu { 0.0 } else { f32::NEG_INFINITY });
+        for at in (0..call.len).step_by(S::LANES) {
+            let mut sum = S::load(call.lines.wrapping_add(at));
+            for copy in 1..call.copies {
+                sum = S::add(sum, S::load(call.lines.wrapping_add(copy * call.pitch + at)));
+            }
+            if !call.bias.is_null() {
+                sum = S::add(sum, S::load(call.bias.wrapping_add(at)));
+            }
+            let value = S::max(floor, sum);
+            let to = call.result.wrapping_add(at);
+            if call.over || at + S::LANES <= call.len {
+                S::store(to, value);
+            } else {
+                S::store_partial(to, value, call.len - at);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Adds up the copies of a line.
+    pub fn join(call: &Join) = join_body;
+}
+
+/// Defines a function that runs tiles of a fixed number of vectors: one shell per number of pixels and level.
+macro_rules! by_pixels {
+    ($pick:ident, $vectors:literal; $($pixels:literal)*) => {
+        /// Runs a tile of `pixels` pixels.
+        ///
+        /// # Safety
+        /// As for the body; the CPU has `isa`.
+        unsafe fn $pick(isa: Isa, pixels: usize, tile: &Tile) {
+            match pixels {
+                $($pixels => {
+                    multiversion! { fn run(tile: &Tile) = tile_body, [$pixels, $vectors]; }
+                    // SAFETY: the caller's word.
+                    unsafe { run(isa, tile) }
+                })*
+                _ => unreachable!("more pixels than a tile has"),
+            }
+        }
+    };
+}
+
+by_pixels!(tile_1, 1; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_pixels!(tile_2, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_pixels!(tile_3, 3; 1 2 3 4);
+by_pixels!(tile_4, 4; 1 2 3 4);
+
+/// Runs a tile of `pixels` source pixels × `vectors` vectors.
+///
+/// # Safety
+/// As [`tile_body`]; `pixels` is 1 to [`most_pixels`], `vectors` 1 to 4; the CPU has `isa`.
+pub unsafe fn tile(isa: Isa, pixels: usize, vectors: usize, call: &Tile) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match vectors {
+            1 => tile_1(isa, pixels, call),
+            2 => tile_2(isa, pixels, call),
+            3 => tile_3(isa, pixels, call),
+            _ => tile_4(isa, pixels, call),
+        }
+    }
+}
