@@ -80,8 +80,15 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_backward_weights(node, geometry);
         };
+        let Some(spread) = spread::BackwardWeights::refusal(isa, &geometry) else {
+            let kernel = spread::BackwardWeights::new(isa, geometry);
+            let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+            self.refused.push(("conv_backward_weights".to_owned(), "few channels".to_owned()));
+            return self.push_parts(node, kernel, parts, operands, geometry.describe());
+        };
         let kernel = conv::BackwardWeights::new(isa, geometry);
         let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_spread(&geometry, "conv_spread_backward_weights", spread);
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
         self.refuse_winograd(&geometry, "conv_winograd_backward_weights", other);
         self.push_parts(node, kernel, parts, operands, geometry.describe());

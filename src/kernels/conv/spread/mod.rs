@@ -6,9 +6,11 @@
 //! the same copy of the line: pixel `x` to copy `x mod kw`. The line is the sum of its `kw` copies, in order. Padding is
 //! neither read nor multiplied, and no product meets a result that is not its own: NaN and infinity go where they belong.
 
+mod backward_weights;
 mod pack;
 mod tile;
 
+pub use backward_weights::BackwardWeights;
 pub use pack::Pack;
 
 use std::ops::Range;

@@ -160,30 +160,112 @@ multiversion! {
     pub fn join(call: &Join) = join_body;
 }
 
-/// Defines a function that runs tiles of a fixed number of vectors: one shell per number of pixels and level.
-macro_rules! by_pixels {
-    ($pick:ident, $vectors:literal; $($pixels:literal)*) => {
-        /// Runs a tile of `pixels` pixels.
+/// Most positions of a weight-gradient tile of `vectors` vectors.
+pub fn most_rows(isa: Isa, vectors: usize) -> usize {
+    most_pixels(isa, vectors)
+}
+
+/// Positions (kernel rows × source channels) of a weight gradient, summed over the pixels of a source line.
+#[derive(Debug, Clone, Copy)]
+pub struct GradTile {
+    /// The first pixel of the source line that the first kernel row meets.
+    pub src: *const f32,
+    /// Floats from one source line to the next.
+    pub line: usize,
+    /// Channels of a source pixel.
+    pub channels: usize,
+    /// The first position.
+    pub position: usize,
+    /// Source pixels of a line.
+    pub pixels: usize,
+    /// The first source pixel all of whose results exist, and the first behind these.
+    pub whole: (usize, usize),
+    /// The result gradients, from the first one that the first source pixel might meet.
+    pub diff: *const f32,
+    /// One for each of these that exists, zero for the others.
+    pub inside: *const f32,
+    /// Floats from one pixel's stretch to the next one's.
+    pub step: usize,
+    /// The gradient: a stretch of whole vectors per position.
+    pub sums: *mut f32,
+}
+
+/// # Safety
+/// Lines and sums are as said; the padded lines are readable for whole vectors.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn grad_body<S: Simd, const P: usize, const NV: usize>(tile: &GradTile) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; P];
+        let mut rows = [std::ptr::null::<f32>(); P];
+        for i in 0..P {
+            let position = tile.position + i;
+            rows[i] = tile.src.wrapping_add(position / tile.channels * tile.line + position % tile.channels);
+        }
+        let mut diff = tile.diff;
+        for x in 0..tile.pixels {
+            let mut b = [S::splat(0.0); NV];
+            for v in 0..NV {
+                b[v] = S::load(diff.wrapping_add(v * S::LANES));
+            }
+            if x >= tile.whole.0 && x < tile.whole.1 {
+                for i in 0..P {
+                    let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
+                    for v in 0..NV {
+                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
+                    }
+                }
+            } else {
+                // A source pixel may be infinite where there is no result.
+                for v in 0..NV {
+                    let inside = S::load(tile.inside.wrapping_add(x * tile.step + v * S::LANES));
+                    let inside = S::gt(inside, S::splat(0.0));
+                    for i in 0..P {
+                        let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
+                        sums[i][v] = S::select(inside, S::fma(a, b[v], sums[i][v]), sums[i][v]);
+                    }
+                }
+            }
+            diff = diff.wrapping_add(tile.step);
+        }
+        for i in 0..P {
+            for v in 0..NV {
+                let to = tile.sums.wrapping_add((i * NV + v) * S::LANES);
+                S::store(to, S::add(S::load(to), sums[i][v]));
+            }
+        }
+    }
+}
+
+/// Defines a function that runs a body for a fixed number of vectors: one shell per number of rows and level.
+macro_rules! by_rows {
+    ($pick:ident, $call:ty, $body:ident, $vectors:literal; $($rows:literal)*) => {
+        /// Runs a tile of `rows` rows.
         ///
         /// # Safety
         /// As for the body; the CPU has `isa`.
-        unsafe fn $pick(isa: Isa, pixels: usize, tile: &Tile) {
-            match pixels {
-                $($pixels => {
-                    multiversion! { fn run(tile: &Tile) = tile_body, [$pixels, $vectors]; }
+        unsafe fn $pick(isa: Isa, rows: usize, call: &$call) {
+            match rows {
+                $($rows => {
+                    multiversion! { fn run(call: &$call) = $body, [$rows, $vectors]; }
                     // SAFETY: the caller's word.
-                    unsafe { run(isa, tile) }
+                    unsafe { run(isa, call) }
                 })*
-                _ => unreachable!("more pixels than a tile has"),
+                _ => unreachable!("more rows than a tile has"),
             }
         }
     };
 }
 
-by_pixels!(tile_1, 1; 1 2 3 4 5 6 7 8 9 10 11 12);
-by_pixels!(tile_2, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
-by_pixels!(tile_3, 3; 1 2 3 4);
-by_pixels!(tile_4, 4; 1 2 3 4);
+by_rows!(tile_1, Tile, tile_body, 1; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_rows!(tile_2, Tile, tile_body, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_rows!(tile_3, Tile, tile_body, 3; 1 2 3 4);
+by_rows!(tile_4, Tile, tile_body, 4; 1 2 3);
+by_rows!(grad_1, GradTile, grad_body, 1; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_rows!(grad_2, GradTile, grad_body, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_rows!(grad_3, GradTile, grad_body, 3; 1 2 3 4);
+by_rows!(grad_4, GradTile, grad_body, 4; 1 2 3);
 
 /// Runs a tile of `pixels` source pixels × `vectors` vectors.
 ///
@@ -197,6 +279,22 @@ pub unsafe fn tile(isa: Isa, pixels: usize, vectors: usize, call: &Tile) {
             2 => tile_2(isa, pixels, call),
             3 => tile_3(isa, pixels, call),
             _ => tile_4(isa, pixels, call),
+        }
+    }
+}
+
+/// Runs a weight-gradient tile of `rows` positions × `vectors` vectors.
+///
+/// # Safety
+/// As [`grad_body`]; `rows` is 1 to [`most_rows`], `vectors` 1 to 4; the CPU has `isa`.
+pub unsafe fn grad_tile(isa: Isa, rows: usize, vectors: usize, call: &GradTile) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match vectors {
+            1 => grad_1(isa, rows, call),
+            2 => grad_2(isa, rows, call),
+            3 => grad_3(isa, rows, call),
+            _ => grad_4(isa, rows, call),
         }
     }
 }
