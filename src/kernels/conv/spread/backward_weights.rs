@@ -12,8 +12,10 @@ use crate::tensor::Args;
 /// Most parts, and result pixels below which there are fewer of them.
 const PARTS: usize = 16;
 const PART_PIXELS: usize = 256;
-/// Most source channels × kernel rows.
-const POSITIONS: usize = 64;
+/// Fewest and most source channels × kernel rows: sums that do not wait for each other, and fit one tile.
+const POSITIONS: [usize; 2] = [4, 12];
+/// Most products of vectors, by those of the product through pointers.
+const RATIO: f64 = 0.8;
 
 /// Weight gradient. Operands: input, gradient by the output, result of `parts()` × the weight's length.
 #[derive(Debug)]
@@ -33,11 +35,15 @@ impl BackwardWeights {
 
     /// Why a weight gradient is not computed this way; `None` if it is. A rule in shape and level only.
     pub fn refusal(isa: Isa, geometry: &Geometry) -> Option<String> {
-        let positions = geometry.window.kernel[0] * geometry.ic;
-        if positions > POSITIONS {
-            return Some(format!("{positions} kernel rows of channels, more than {POSITIONS}"));
+        let (positions, [least, most]) = (geometry.window.kernel[0] * geometry.ic, POSITIONS);
+        if let Some(reason) = super::unfit(isa, geometry, false) {
+            return Some(reason);
         }
-        super::refusal(isa, geometry, false)
+        if !(least..=most).contains(&positions) {
+            return Some(format!("{positions} kernel rows of channels, expected {least} to {most}"));
+        }
+        let (spread, (_, direct)) = (super::vectors(isa, geometry, false), super::folded(isa, geometry, false));
+        (spread as f64 > RATIO * direct).then(|| super::products(spread, direct))
     }
 
     /// Gradients in the result operand, to be summed in order.

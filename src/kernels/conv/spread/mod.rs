@@ -15,6 +15,7 @@ pub use pack::Pack;
 
 use std::ops::Range;
 
+use super::gather::{Axis, reads_rows};
 use super::{Epilogue, Geometry};
 use crate::function::UnaryKind;
 use crate::kernels::Kernel;
@@ -27,6 +28,9 @@ use tile::{Join, Tile, join, most_pixels, tile};
 const WIDTH: usize = 32;
 /// Products that an accumulator takes: with more of them the sum would need to be put aside.
 const DEPTH: usize = 256;
+/// From so many products on, what spreading costs beside them counts little; below the first number, much.
+const FEW_PRODUCTS: usize = 5;
+const MANY_PRODUCTS: usize = 16;
 /// Most tasks, and multiply-adds below which a task is not worth being cut further.
 const TASKS: usize = 32;
 const TASK_WORK: usize = 1 << 17;
@@ -50,8 +54,8 @@ struct Spread {
     tasks: usize,
 }
 
-/// Why a direction of a convolution is not computed this way; `None` if it is. A rule in shape and level only.
-pub fn refusal(isa: Isa, geometry: &Geometry, backward: bool) -> Option<String> {
+/// Why a direction of a convolution cannot be computed this way; `None` if it can.
+fn unfit(isa: Isa, geometry: &Geometry, backward: bool) -> Option<String> {
     let Geometry { ic, oc, groups, window, .. } = *geometry;
     let [kh, kw] = window.kernel;
     let (sc, dc) = if backward { (oc, ic) } else { (ic, oc) };
@@ -68,6 +72,39 @@ pub fn refusal(isa: Isa, geometry: &Geometry, backward: bool) -> Option<String> 
         return Some(format!("a stretch of {} floats or {} products is too long", kw * dc, kh * sc));
     }
     None
+}
+
+/// Why a direction of a convolution is not computed this way; `None` if it is. A rule in shape and level only.
+pub fn refusal(isa: Isa, geometry: &Geometry, backward: bool) -> Option<String> {
+    if let Some(reason) = unfit(isa, geometry, backward) {
+        return Some(reason);
+    }
+    let products_of_pixel = geometry.window.kernel[0] * if backward { geometry.oc } else { geometry.ic };
+    let (spread, (fold, direct)) = (vectors(isa, geometry, backward), folded(isa, geometry, backward));
+    let most = match products_of_pixel {
+        products if fold == 1 || products >= MANY_PRODUCTS => 0.9,
+        products if products >= FEW_PRODUCTS => 0.7,
+        _ => 0.0,
+    };
+    (spread as f64 > most * direct).then(|| products(spread, direct))
+}
+
+fn products(spread: usize, direct: f64) -> String {
+    format!("{spread} products of vectors for a pixel instead of {direct:.2}")
+}
+
+/// Vectors of a stretch.
+fn vectors(isa: Isa, geometry: &Geometry, backward: bool) -> usize {
+    let channels = if backward { geometry.ic } else { geometry.oc };
+    (geometry.window.kernel[1] * channels).div_ceil(isa.lanes())
+}
+
+/// How many pixels the product through pointers folds, and its products of vectors for a pixel and a channel of a kernel row.
+fn folded(isa: Isa, geometry: &Geometry, backward: bool) -> (usize, f64) {
+    let (sc, dc) = if backward { (geometry.oc, geometry.ic) } else { (geometry.ic, geometry.oc) };
+    let axis = if backward { Axis::backward(geometry, 1, 0) } else { Axis::forward(geometry, 1) };
+    let fold = if reads_rows(&axis, sc, 1) { axis.best_fold(dc, isa.lanes()) } else { 1 };
+    (fold, (geometry.window.kernel[1] + fold - 1) as f64 / fold as f64)
 }
 
 impl Spread {
@@ -99,7 +136,7 @@ impl Spread {
     }
 
     fn vectors(&self) -> usize {
-        self.width().div_ceil(self.isa.lanes())
+        vectors(self.isa, &self.geometry, self.backward)
     }
 
     /// Floats of one kernel row's weights.
@@ -150,8 +187,8 @@ impl Spread {
             std::ptr::write_bytes(scratch, 0, self.scratch());
             if epilogue.bias {
                 let bias = args.src::<f32>(2).at(0, self.dc);
-                for i in 0..line_len {
-                    *bias_line.add(i) = bias.add(i % self.dc).read();
+                for at in (0..line_len).step_by(self.dc) {
+                    bias_line.add(at).copy_from_nonoverlapping(bias, self.dc);
                 }
             }
             let mut finished = rows.start;

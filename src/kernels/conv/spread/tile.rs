@@ -8,8 +8,8 @@ pub fn most_pixels(isa: Isa, vectors: usize) -> usize {
     match (isa, vectors) {
         (_, 1) | (Isa::Avx512, _) => 12,
         (Isa::Avx2, 2) => 6,
-        (Isa::Avx2, 3) => 4,
-        (Isa::Avx2, _) => 3,
+        (Isa::Avx2, 3) => 3,
+        (Isa::Avx2, _) => 2,
         // Half the width: twice the registers.
         (Isa::Portable, _) => 2,
     }
@@ -190,6 +190,36 @@ pub struct GradTile {
     pub sums: *mut f32,
 }
 
+/// Adds the products of source pixels some of whose results do not exist: those are left out, not multiplied by zero, for
+/// the source may be infinite.
+///
+/// # Safety
+/// As for [`grad_body`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn border<S: Simd, const P: usize, const NV: usize>(
+    tile: &GradTile,
+    rows: &[*const f32; P],
+    pixels: (usize, usize),
+    mut sums: [[S::V; NV]; P],
+) -> [[S::V; NV]; P] {
+    // SAFETY: the caller's word.
+    unsafe {
+        for x in pixels.0..pixels.1 {
+            for v in 0..NV {
+                let at = x * tile.step + v * S::LANES;
+                let b = S::load(tile.diff.wrapping_add(at));
+                let inside = S::gt(S::load(tile.inside.wrapping_add(at)), S::splat(0.0));
+                for i in 0..P {
+                    let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
+                    sums[i][v] = S::select(inside, S::fma(a, b, sums[i][v]), sums[i][v]);
+                }
+            }
+        }
+        sums
+    }
+}
+
 /// # Safety
 /// Lines and sums are as said; the padded lines are readable for whole vectors.
 #[inline(always)]
@@ -203,32 +233,21 @@ unsafe fn grad_body<S: Simd, const P: usize, const NV: usize>(tile: &GradTile) {
             let position = tile.position + i;
             rows[i] = tile.src.wrapping_add(position / tile.channels * tile.line + position % tile.channels);
         }
-        let mut diff = tile.diff;
-        for x in 0..tile.pixels {
+        sums = border::<S, P, NV>(tile, &rows, (0, tile.whole.0), sums);
+        for x in tile.whole.0..tile.whole.1 {
+            let diff = tile.diff.wrapping_add(x * tile.step);
             let mut b = [S::splat(0.0); NV];
             for v in 0..NV {
                 b[v] = S::load(diff.wrapping_add(v * S::LANES));
             }
-            if x >= tile.whole.0 && x < tile.whole.1 {
-                for i in 0..P {
-                    let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
-                    for v in 0..NV {
-                        sums[i][v] = S::fma(a, b[v], sums[i][v]);
-                    }
-                }
-            } else {
-                // A source pixel may be infinite where there is no result.
+            for i in 0..P {
+                let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
                 for v in 0..NV {
-                    let inside = S::load(tile.inside.wrapping_add(x * tile.step + v * S::LANES));
-                    let inside = S::gt(inside, S::splat(0.0));
-                    for i in 0..P {
-                        let a = S::splat(rows[i].wrapping_add(x * tile.channels).read_unaligned());
-                        sums[i][v] = S::select(inside, S::fma(a, b[v], sums[i][v]), sums[i][v]);
-                    }
+                    sums[i][v] = S::fma(a, b[v], sums[i][v]);
                 }
             }
-            diff = diff.wrapping_add(tile.step);
         }
+        sums = border::<S, P, NV>(tile, &rows, (tile.whole.1, tile.pixels), sums);
         for i in 0..P {
             for v in 0..NV {
                 let to = tile.sums.wrapping_add((i * NV + v) * S::LANES);
