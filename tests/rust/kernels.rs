@@ -25,6 +25,8 @@ mod pool;
 mod reduce;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/spread.rs"]
+mod spread;
 #[path = "kernels/strided.rs"]
 mod strided;
 #[path = "kernels/unary.rs"]
