@@ -11,7 +11,7 @@ use super::Geometry;
 use super::gather::{Axis, Lattice, reads_rows};
 use crate::kernels::Kernel;
 use crate::simd::Isa;
-use crate::tensor::Args;
+use crate::tensor::{Args, Src};
 
 /// One dense sub-problem: a lattice of result pixels and where its weights start in the packed copy.
 #[derive(Debug, Clone)]
@@ -121,6 +121,16 @@ impl Problem {
         for (row, &m) in lattice.h.taps.iter().enumerate() {
             for column in 0..columns {
                 let at = start + (row * columns + column) * depth * nr;
+                if self.fold == 1 && !self.backward {
+                    let tap = (m * self.geometry.window.kernel[1] + lattice.w.taps[column]) * ic;
+                    let channel = panel * nr;
+                    let first = tap * oc + group * single + channel;
+                    // SAFETY: both inside their operands; this panel belongs to this task.
+                    unsafe {
+                        copy_rows(weights, first, oc, packed.at(at, depth * nr), depth, nr.min(single - channel), nr)
+                    };
+                    continue;
+                }
                 for lane in 0..nr {
                     let (pixel, channel) = ((panel * nr + lane) / single, (panel * nr + lane) % single);
                     let tap = column.checked_sub(pixel * fold_step).and_then(|tap| lattice.w.taps.get(tap));
@@ -148,6 +158,29 @@ impl Problem {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Copies `rows` rows of `count` weights, `pitch` apart from number `first` on, to rows of `nr`, with zeros behind them.
+///
+/// # Safety
+/// `to` has room for the rows.
+unsafe fn copy_rows(
+    weights: Src<'_, f32>,
+    first: usize,
+    pitch: usize,
+    to: *mut f32,
+    rows: usize,
+    count: usize,
+    nr: usize,
+) {
+    for row in 0..rows {
+        let to = to.wrapping_add(row * nr);
+        // SAFETY: the caller's word; the weights lie in their view.
+        unsafe {
+            to.copy_from_nonoverlapping(weights.at(first + row * pitch, count), count);
+            std::ptr::write_bytes(to.wrapping_add(count), 0, nr - count);
         }
     }
 }
