@@ -127,7 +127,7 @@ impl Problem {
                     let first = tap * oc + group * single + channel;
                     // SAFETY: both inside their operands; this panel belongs to this task.
                     unsafe {
-                        copy_rows(weights, first, oc, packed.at(at, depth * nr), depth, nr.min(single - channel), nr)
+                        copy_rows(weights, first, oc, packed.at(at, depth * nr), depth, nr.min(single - channel), nr);
                     };
                     continue;
                 }

@@ -9,9 +9,7 @@ pub fn most_pixels(isa: Isa, vectors: usize) -> usize {
         (_, 1) | (Isa::Avx512, _) => 12,
         (Isa::Avx2, 2) => 6,
         (Isa::Avx2, 3) => 3,
-        (Isa::Avx2, _) => 2,
-        // Half the width: twice the registers.
-        (Isa::Portable, _) => 2,
+        (Isa::Avx2 | Isa::Portable, _) => 2,
     }
 }
 
