@@ -20,6 +20,9 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_forward(node, geometry, fused);
         };
+        let Some(planes) = self.planes_refusal(&geometry, fused) else {
+            return self.planes_forward(node, geometry, fused);
+        };
         let Some(spread) = self.spread_refusal(&geometry, fused) else {
             return self.spread_forward(node, geometry, fused);
         };
@@ -32,6 +35,9 @@ impl Lowering<'_> {
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.refuse_winograd(&geometry, "conv_winograd", other);
+        if geometry.ic == 1 {
+            self.refused.push(("conv_planes".to_owned(), planes));
+        }
         self.refuse_spread(&geometry, "conv_spread", spread);
         let kernel = conv::Forward::new(isa, geometry, epilogue);
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);

@@ -1,17 +1,29 @@
-//! Convolutions to few channels.
+//! Convolutions to few channels: by planes of pixels, or by spread pixels.
 
 use super::Lowering;
 use crate::graph::{Fused, Node};
 use crate::kernels::conv::Geometry;
+use crate::kernels::conv::planes::{self, Planes};
 use crate::kernels::conv::spread::{self, BackwardData, Forward, Pack};
 
 impl Lowering<'_> {
+    /// Why a convolution is not computed by planes of pixels; `None` if it is.
+    pub(super) fn planes_refusal(&self, geometry: &Geometry, fused: Fused) -> Option<String> {
+        long_epilogue(fused).or_else(|| planes::refusal(self.options.isa, geometry))
+    }
+
     /// Why a convolution does not spread its pixels; `None` if it does.
     pub(super) fn spread_refusal(&self, geometry: &Geometry, fused: Fused) -> Option<String> {
-        if fused.norm.is_some() || fused.add {
-            return Some("more than a bias and an activation follow".to_owned());
-        }
-        spread::refusal(self.options.isa, geometry, false)
+        long_epilogue(fused).or_else(|| spread::refusal(self.options.isa, geometry, false))
+    }
+
+    pub(super) fn planes_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
+        let (epilogue, behind) = self.epilogue(node, fused);
+        let mut operands = self.buffers(&node.inputs[..2]);
+        operands.extend(behind);
+        operands.push(self.buffer(node.outputs[0]));
+        self.refused.push(("conv_direct".to_owned(), "one channel to few".to_owned()));
+        self.push(node, Planes::new(self.options.isa, geometry, epilogue), operands, geometry.describe());
     }
 
     pub(super) fn spread_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
@@ -46,4 +58,9 @@ impl Lowering<'_> {
             self.refused.push((candidate.to_owned(), reason));
         }
     }
+}
+
+/// Why what follows a convolution is too much for these kernels.
+fn long_epilogue(fused: Fused) -> Option<String> {
+    (fused.norm.is_some() || fused.add).then(|| "more than a bias and an activation follow".to_owned())
 }

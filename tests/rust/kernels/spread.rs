@@ -1,6 +1,7 @@
-//! Convolution by spread pixels against naive sums: whole numbers, so that every sum is exact.
+//! Convolution by spread pixels, and by planes of pixels, against naive sums: whole numbers, so that every sum is exact.
 
 use cnnrs::function::UnaryKind;
+use cnnrs::kernels::conv::planes::{self, Planes};
 use cnnrs::kernels::conv::spread::{BackwardData, BackwardWeights, Forward, Pack, refusal};
 use cnnrs::kernels::conv::{Epilogue, Geometry};
 use cnnrs::simd::Isa;
@@ -54,6 +55,14 @@ impl Case {
         run(&kernel, &operands).pop().unwrap().get()
     }
 
+    fn planes(&self, isa: Isa, bias: bool, activation: Option<UnaryKind>) -> Vec<f32> {
+        let kernel = Planes::new(isa, self.geometry, Epilogue { bias, activation, ..Epilogue::default() });
+        let mut operands = vec![Operand::of(&self.src), Operand::of(&self.weights)];
+        operands.extend(bias.then(|| Operand::of(&self.bias)));
+        operands.push(Operand::poison::<f32>(self.geometry.dst_len()));
+        run(&kernel, &operands).pop().unwrap().get()
+    }
+
     fn backward_data(&self, isa: Isa) -> Vec<f32> {
         let kernel = BackwardData::new(isa, self.geometry);
         let diff_src = Operand::poison::<f32>(self.geometry.src_len());
@@ -100,6 +109,12 @@ impl Case {
             check(&self.forward(isa, true, None), &biased, "forward, bias");
             check(&self.forward(isa, true, Some(UnaryKind::Relu)), &relu, "forward, bias, relu");
             check(&self.forward(isa, false, Some(UnaryKind::Relu6)), &clipped, "forward, relu6");
+            if planes::refusal(isa, g).is_none() {
+                check(&self.planes(isa, false, None), &dst, "planes");
+                check(&self.planes(isa, true, None), &biased, "planes, bias");
+                check(&self.planes(isa, true, Some(UnaryKind::Relu)), &relu, "planes, bias, relu");
+                check(&self.planes(isa, false, Some(UnaryKind::Relu6)), &clipped, "planes, relu6");
+            }
             check(&self.backward_data(isa), &diff_src, "backward_data");
             check(&self.backward_weights(isa), &diff_weights, "backward_weights");
         }
@@ -121,6 +136,17 @@ fn every_width_of_lines() {
     }
 }
 
+#[test]
+fn every_width_of_planes() {
+    for width in 1..=70 {
+        let channels = [1, width % 8 + 1];
+        let case = || Case::new(2, [4, width], channels, [3, 3], [[1, 2], [2, 1]]);
+        assert_eq!(planes::refusal(Isa::Avx512, &case().geometry), None);
+        case().check();
+        case().broken(width).check();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -131,10 +157,11 @@ proptest! {
         kernel in (1usize..6, 2usize..9),
         channels in (1usize..16, 1usize..16),
         pads in prop::array::uniform4(0usize..8),
+        one in any::<bool>(),
         broken in prop::option::of(0usize..10_000),
     ) {
         let [kh, kw] = [kernel.0, kernel.1];
-        let channels = [channels.0.min(32 / kw), channels.1.min(32 / kw)];
+        let channels = [if one { 1 } else { channels.0.min(32 / kw) }, channels.1.min(32 / kw)];
         let pad = [[pads[0] % kh, pads[1] % kh], [pads[2] % kw, pads[3] % kw]];
         let input = [input.0.max(kh), input.1.max(kw)];
         let case = Case::new(n, input, channels, [kh, kw], pad);
@@ -159,6 +186,10 @@ fn the_rule_gives_its_reasons() {
     assert_eq!(reason(geometry([6, 16], 5, 1, 0)), "16 channels of 5 taps, expected fewer than 16 and several taps");
     assert_eq!(reason(geometry([1, 7], 5, 1, 2)), "a stretch of 35 floats or 5 products is too long");
     assert_eq!(reason(geometry([16, 8], 3, 1, 1)), "2 products of vectors for a pixel instead of 2.00");
+    let reason = |geometry| planes::refusal(Isa::Avx512, &geometry).unwrap_or_default();
+    assert_eq!(reason(geometry([1, 6], 5, 2, 2)), "not stride 1, dilation 1 and one group");
+    assert_eq!(reason(geometry([2, 6], 5, 1, 2)), "from 2 channels to 6, expected from one to at most 8");
+    assert_eq!(reason(geometry([1, 9], 5, 1, 2)), "from 1 channels to 9, expected from one to at most 8");
     let weights = |channels| BackwardWeights::refusal(Isa::Avx512, &geometry(channels, 5, 1, 2)).unwrap_or_default();
     assert_eq!(weights([1, 6]), "");
     assert_eq!(weights([3, 6]), "15 kernel rows of channels, expected 4 to 12");

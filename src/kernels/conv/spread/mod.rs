@@ -197,6 +197,8 @@ impl Spread {
                 let reached = self.reached(y);
                 let line = image as isize * sh as isize + y as isize + self.top + reached.start as isize;
                 let source = src.at(0, 0).wrapping_offset(line * (sw * self.sc) as isize);
+                // Stretches of a copy that what a vector writes behind its own ends in.
+                let behind = (self.vectors() * self.isa.lanes() - self.width()).div_ceil(self.width());
                 let tiles = sw.div_ceil(most_pixels(self.isa, self.vectors()));
                 for number in 0..tiles {
                     let pixels = number * sw / tiles..(number + 1) * sw / tiles;
@@ -212,7 +214,7 @@ impl Spread {
                         copies: kw,
                         step: self.dc,
                         width: self.width(),
-                        whole: sw.saturating_sub(kw),
+                        whole: sw.saturating_sub(kw * behind),
                     };
                     tile(self.isa, pixels.len(), self.vectors(), &call);
                 }

@@ -38,7 +38,7 @@ pub struct Tile {
     pub step: usize,
     /// Floats of a stretch.
     pub width: usize,
-    /// Pixels of the line whose last vector may end behind their stretch, since another one follows in that copy.
+    /// Pixels of the line whose last vector may end behind their stretch, since others follow there in that copy.
     pub whole: usize,
 }
 
