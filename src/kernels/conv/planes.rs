@@ -91,9 +91,9 @@ struct Line {
     /// Whether to finish with max(x, 0).
     relu: bool,
     /// Room for a tile by channels.
-    tile: *mut f32,
+    by_channels: *mut f32,
     /// Room for the line.
-    line: *mut f32,
+    result: *mut f32,
     /// Result pixels.
     pixels: usize,
 }
@@ -128,12 +128,12 @@ unsafe fn line_body<S: Simd, const C: usize>(call: &Line) {
                 let bias = S::splat(if call.bias.is_null() { 0.0 } else { *call.bias.add(c) });
                 for v in 0..VECTORS {
                     let value = S::max(floor, S::add(sums[c][v], bias));
-                    S::store(call.tile.wrapping_add(c * width + v * S::LANES), value);
+                    S::store(call.by_channels.wrapping_add(c * width + v * S::LANES), value);
                 }
             }
             for pixel in (0..width.min(call.pixels - x)).step_by(8) {
-                let to = call.line.wrapping_add((x + pixel) * C);
-                S::transpose8(call.tile.wrapping_add(pixel), width as isize, to, C);
+                let to = call.result.wrapping_add((x + pixel) * C);
+                S::transpose8(call.by_channels.wrapping_add(pixel), width as isize, to, C);
             }
         }
     }
@@ -190,9 +190,9 @@ impl Kernel for Planes {
         let weights = args.src::<f32>(1).at(0, self.geometry.weights_len());
         let bias = if self.epilogue.bias { args.src::<f32>(2).at(0, oc) } else { std::ptr::null() };
         let pitch = Self::pitch(self.isa, &self.geometry);
-        let tile = scratch.cast::<f32>();
-        let image = tile.wrapping_add(CHANNELS * Self::width(self.isa));
-        let out = image.wrapping_add(Self::image_len(self.isa, &self.geometry));
+        let by_channels = scratch.cast::<f32>();
+        let image = by_channels.wrapping_add(CHANNELS * Self::width(self.isa));
+        let result = image.wrapping_add(Self::image_len(self.isa, &self.geometry));
         let relu = self.epilogue.activation == Some(UnaryKind::Relu);
         let rows = task * n * oh / self.tasks..(task + 1) * n * oh / self.tasks;
         let (len, together) = (ow * oc, (ACTIVATED / (ow * oc)).max(1));
@@ -219,12 +219,12 @@ impl Kernel for Planes {
                     weights: weights.wrapping_add(low * kw * oc),
                     bias,
                     relu,
-                    tile,
-                    line: out,
+                    by_channels,
+                    result,
                     pixels: ow,
                 };
                 line(self.isa, oc, &call);
-                dst.at(row * len, len).copy_from_nonoverlapping(out, len);
+                dst.at(row * len, len).copy_from_nonoverlapping(result, len);
                 let count = row + 1 - finished;
                 if let Some(kind) = self.epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
                     let values = dst.at(finished * len, count * len);

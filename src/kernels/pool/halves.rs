@@ -44,14 +44,13 @@ pub(super) unsafe fn backward<S: Simd, const WHOLE: bool>(
     [ow, iw]: [usize; 2],
     c: usize,
 ) {
-    // SAFETY: the caller's word. A pixel's overrun ends in the pixel behind it, which is written next; the last of a line
-    // has none.
+    // SAFETY: the caller's word. A pixel's overrun ends in its line, whose rest is written next.
     unsafe {
         let (scale, zero, line) = (S::splat(QUARTER), S::splat(0.0), iw * c);
         for ox in 0..ow {
             let share = S::fma(load::<S, WHOLE>(diff_dst.wrapping_add(ox * c), c), scale, zero);
             for to in [diff_src.wrapping_add(2 * ox * c), diff_src.wrapping_add(2 * ox * c + line)] {
-                if 2 * ox + 2 < iw {
+                if (2 * ox + 1) * c + S::LANES <= line {
                     S::store(to, share);
                     S::store(to.wrapping_add(c), share);
                 } else {
