@@ -21,6 +21,7 @@ mod epilogue;
 mod gather;
 mod geometry;
 mod indirect;
+mod line;
 mod micro;
 mod pack;
 pub mod planes;

@@ -4,8 +4,8 @@
 //! weights are read where they are. Results are turned to NHWC by squares of eight, a line at a time: a pixel's
 //! surplus lanes are overwritten by the pixel behind it.
 
+use super::line::Ending;
 use super::{Epilogue, Geometry};
-use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::elementwise;
 use crate::multiversion;
@@ -24,7 +24,7 @@ const TASK_WORK: usize = 1 << 17;
 /// Floats of results that are finished before an activation passes over them.
 const ACTIVATED: usize = 1 << 11;
 
-/// Convolution. Operands: input, weights as they are, the bias if there is one, output.
+/// Convolution. Operands: input, weights as they are, those of the epilogue ([`Epilogue::operands`]), output.
 #[derive(Debug)]
 pub struct Planes {
     isa: Isa,
@@ -47,9 +47,8 @@ pub fn refusal(isa: Isa, geometry: &Geometry) -> Option<String> {
 }
 
 impl Planes {
-    /// A convolution that is not refused, and whose epilogue neither normalizes nor adds.
+    /// A convolution that is not refused.
     pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        assert!(!epilogue.norm && !epilogue.add);
         let tasks = (geometry.flops() as usize / 2 / TASK_WORK).clamp(1, TASKS).min(geometry.n * geometry.oh);
         Self { isa, geometry, epilogue, tasks }
     }
@@ -86,10 +85,6 @@ struct Line {
     kernel: [usize; 2],
     /// The first of these rows' weights.
     weights: *const f32,
-    /// One number per channel, or null.
-    bias: *const f32,
-    /// Whether to finish with max(x, 0).
-    relu: bool,
     /// Room for a tile by channels.
     by_channels: *mut f32,
     /// Room for the line.
@@ -99,7 +94,7 @@ struct Line {
 }
 
 /// # Safety
-/// Padded lines are readable for whole tiles, weights and bias for `C` channels; the tile has room for eight channels, the
+/// Padded lines are readable for whole tiles, weights for `C` channels; the tile has room for eight channels, the
 /// line for its pixels in whole tiles and one more.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures and iterators would not inherit the shell's target features
@@ -107,7 +102,6 @@ unsafe fn line_body<S: Simd, const C: usize>(call: &Line) {
     // SAFETY: the caller's word.
     unsafe {
         let width = VECTORS * S::LANES;
-        let floor = S::splat(if call.relu { 0.0 } else { f32::NEG_INFINITY });
         for x in (0..call.pixels).step_by(width) {
             let mut sums = [[S::splat(0.0); VECTORS]; C];
             let mut weights = call.weights;
@@ -125,10 +119,8 @@ unsafe fn line_body<S: Simd, const C: usize>(call: &Line) {
                 }
             }
             for c in 0..C {
-                let bias = S::splat(if call.bias.is_null() { 0.0 } else { *call.bias.add(c) });
                 for v in 0..VECTORS {
-                    let value = S::max(floor, S::add(sums[c][v], bias));
-                    S::store(call.by_channels.wrapping_add(c * width + v * S::LANES), value);
+                    S::store(call.by_channels.wrapping_add(c * width + v * S::LANES), sums[c][v]);
                 }
             }
             for pixel in (0..width.min(call.pixels - x)).step_by(8) {
@@ -176,7 +168,11 @@ impl Kernel for Planes {
 
     fn scratch(&self) -> usize {
         let tile = CHANNELS * Self::width(self.isa);
-        (Self::image_len(self.isa, &self.geometry) + tile + self.line_len()) * size_of::<f32>()
+        (Self::image_len(self.isa, &self.geometry)
+            + tile
+            + self.line_len()
+            + Ending::scratch(self.geometry.ow * self.geometry.oc, self.isa))
+            * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -188,18 +184,19 @@ impl Kernel for Planes {
         let ([kh, kw], [top, left]) = (window.kernel, [window.pad[0][0], window.pad[1][0]]);
         let (src, dst) = (args.src::<f32>(0), args.dst::<f32>(2 + self.epilogue.operands()));
         let weights = args.src::<f32>(1).at(0, self.geometry.weights_len());
-        let bias = if self.epilogue.bias { args.src::<f32>(2).at(0, oc) } else { std::ptr::null() };
+        let finish = self.epilogue.finish(args, oc, self.geometry.dst_len());
         let pitch = Self::pitch(self.isa, &self.geometry);
         let by_channels = scratch.cast::<f32>();
         let image = by_channels.wrapping_add(CHANNELS * Self::width(self.isa));
         let result = image.wrapping_add(Self::image_len(self.isa, &self.geometry));
-        let relu = self.epilogue.activation == Some(UnaryKind::Relu);
         let rows = task * n * oh / self.tasks..(task + 1) * n * oh / self.tasks;
         let (len, together) = (ow * oc, (ACTIVATED / (ow * oc)).max(1));
         let mut finished = rows.start;
         // SAFETY: scratch is as large as `scratch()` says; the result lines belong to this task.
         unsafe {
             std::ptr::write_bytes(scratch, 0, self.scratch());
+            let numbers = result.wrapping_add(self.line_len());
+            let ending = Ending::new(self.isa, self.epilogue, finish, oc, len, numbers);
             for row in rows.clone() {
                 let (number, y) = (row / oh, row % oh);
                 if row == rows.start || y == 0 {
@@ -217,14 +214,13 @@ impl Kernel for Planes {
                     pitch,
                     kernel: [high - low, kw],
                     weights: weights.wrapping_add(low * kw * oc),
-                    bias,
-                    relu,
                     by_channels,
                     result,
                     pixels: ow,
                 };
                 line(self.isa, oc, &call);
-                dst.at(row * len, len).copy_from_nonoverlapping(result, len);
+                let over = !self.epilogue.add && (rows.end - row - 1) * len >= self.isa.lanes();
+                ending.write(result, 1, 0, dst.at(row * len, len), over);
                 let count = row + 1 - finished;
                 if let Some(kind) = self.epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
                     let values = dst.at(finished * len, count * len);

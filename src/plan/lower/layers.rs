@@ -5,7 +5,7 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
 use crate::kernels::batch::Batch;
-use crate::kernels::conv::{self, Epilogue, Geometry, spread, winograd};
+use crate::kernels::conv::{self, Epilogue, Geometry, planes, spread, winograd};
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
 use crate::tensor::shape_text;
@@ -20,10 +20,10 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_forward(node, geometry, fused);
         };
-        let Some(planes) = self.planes_refusal(&geometry, fused) else {
+        let Some(planes) = planes::refusal(isa, &geometry) else {
             return self.planes_forward(node, geometry, fused);
         };
-        let Some(spread) = self.spread_refusal(&geometry, fused) else {
+        let Some(spread) = spread::refusal(isa, &geometry, false) else {
             return self.spread_forward(node, geometry, fused);
         };
         let (epilogue, behind) = self.epilogue(node, fused);

@@ -3,20 +3,10 @@
 use super::Lowering;
 use crate::graph::{Fused, Node};
 use crate::kernels::conv::Geometry;
-use crate::kernels::conv::planes::{self, Planes};
-use crate::kernels::conv::spread::{self, BackwardData, Forward, Pack};
+use crate::kernels::conv::planes::Planes;
+use crate::kernels::conv::spread::{BackwardData, Forward, Pack};
 
 impl Lowering<'_> {
-    /// Why a convolution is not computed by planes of pixels; `None` if it is.
-    pub(super) fn planes_refusal(&self, geometry: &Geometry, fused: Fused) -> Option<String> {
-        long_epilogue(fused).or_else(|| planes::refusal(self.options.isa, geometry))
-    }
-
-    /// Why a convolution does not spread its pixels; `None` if it does.
-    pub(super) fn spread_refusal(&self, geometry: &Geometry, fused: Fused) -> Option<String> {
-        long_epilogue(fused).or_else(|| spread::refusal(self.options.isa, geometry, false))
-    }
-
     pub(super) fn planes_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
         let (epilogue, behind) = self.epilogue(node, fused);
         let mut operands = self.buffers(&node.inputs[..2]);
@@ -58,9 +48,4 @@ impl Lowering<'_> {
             self.refused.push((candidate.to_owned(), reason));
         }
     }
-}
-
-/// Why what follows a convolution is too much for these kernels.
-fn long_epilogue(fused: Fused) -> Option<String> {
-    (fused.norm.is_some() || fused.add).then(|| "more than a bias and an activation follow".to_owned())
 }

@@ -15,14 +15,15 @@ pub use pack::Pack;
 
 use std::ops::Range;
 
+use super::epilogue::Finish;
 use super::gather::{Axis, reads_rows};
+use super::line::Ending;
 use super::{Epilogue, Geometry};
-use crate::function::UnaryKind;
 use crate::kernels::Kernel;
 use crate::kernels::elementwise;
 use crate::simd::Isa;
 use crate::tensor::Args;
-use tile::{Join, Tile, join, most_pixels, tile};
+use tile::{Tile, most_pixels, tile};
 
 /// Most floats of a stretch.
 const WIDTH: usize = 32;
@@ -149,13 +150,13 @@ impl Spread {
         ((self.source[1] + self.kernel()[1]) * self.dc + 2 * self.isa.lanes()).next_multiple_of(16) + 16
     }
 
-    /// Floats of the copies, and of a line of the bias behind them.
+    /// Floats of a line's copies.
     fn lines_len(&self) -> usize {
         self.kernel()[1] * self.pitch()
     }
 
     fn scratch(&self) -> usize {
-        (self.lines_len() + self.pitch()) * size_of::<f32>()
+        (self.lines_len() + Ending::scratch(self.result[1] * self.dc, self.isa)) * size_of::<f32>()
     }
 
     /// Kernel rows, by ascending source line, of which result line `y` finds the source line inside.
@@ -166,11 +167,11 @@ impl Spread {
         low..high
     }
 
-    /// Operands: source, packed weights, the bias if `epilogue` has one, results.
+    /// Operands: source, packed weights, those of the epilogue, results.
     ///
     /// # Safety
-    /// As for [`Kernel::run`].
-    unsafe fn run(&self, task: usize, args: &Args<'_>, epilogue: Epilogue, scratch: *mut u8) {
+    /// As for [`Kernel::run`]; `finish` is the epilogue's.
+    unsafe fn run(&self, task: usize, args: &Args<'_>, epilogue: Epilogue, finish: Finish, scratch: *mut u8) {
         let [_, kw] = self.kernel();
         let ([dh, dw], [sh, sw]) = (self.result, self.source);
         let rows = self.geometry.n * dh;
@@ -178,19 +179,12 @@ impl Spread {
         let (src, packed, dst) = (args.src::<f32>(0), args.src::<f32>(1), args.dst::<f32>(2 + epilogue.operands()));
         let (lines, line_len, pitch) = (scratch.cast::<f32>(), dw * self.dc, self.pitch());
         let weights = packed.at(0, self.kernel()[0] * self.row_len());
-        let bias_line = lines.wrapping_add(self.lines_len());
-        let relu = epilogue.activation == Some(UnaryKind::Relu);
         let together = (ACTIVATED / line_len.max(1)).max(1);
         // SAFETY: scratch is as large as `scratch()` says; source lines and result lines lie inside their operands, and
         // the result lines belong to this task.
         unsafe {
-            std::ptr::write_bytes(scratch, 0, self.scratch());
-            if epilogue.bias {
-                let bias = args.src::<f32>(2).at(0, self.dc);
-                for at in (0..line_len).step_by(self.dc) {
-                    bias_line.add(at).copy_from_nonoverlapping(bias, self.dc);
-                }
-            }
+            std::ptr::write_bytes(lines, 0, self.lines_len());
+            let ending = Ending::new(self.isa, epilogue, finish, self.dc, line_len, lines.add(self.lines_len()));
             let mut finished = rows.start;
             for row in rows.clone() {
                 let (image, y) = (row / dh, row % dh);
@@ -218,18 +212,9 @@ impl Spread {
                     };
                     tile(self.isa, pixels.len(), self.vectors(), &call);
                 }
-                let result = dst.at(row * line_len, line_len);
-                let call = Join {
-                    lines: lines.wrapping_add(self.before * self.dc),
-                    pitch,
-                    copies: kw,
-                    bias: if epilogue.bias { bias_line } else { std::ptr::null() },
-                    result,
-                    len: line_len,
-                    relu,
-                    over: (rows.end - row - 1) * line_len >= self.isa.lanes(),
-                };
-                join(self.isa, &call);
+                let first = lines.wrapping_add(self.before * self.dc);
+                let over = !epilogue.add && (rows.end - row - 1) * line_len >= self.isa.lanes();
+                ending.write(first, kw, pitch, dst.at(row * line_len, line_len), over);
                 let count = row + 1 - finished;
                 if let Some(kind) = epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
                     let len = count * line_len;
@@ -247,7 +232,7 @@ impl Spread {
     }
 }
 
-/// Convolution. Operands: input, packed weights, the bias if there is one, output.
+/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output.
 #[derive(Debug)]
 pub struct Forward {
     inner: Spread,
@@ -255,9 +240,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// A convolution that is not refused, and whose epilogue neither normalizes nor adds.
+    /// A convolution that is not refused.
     pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        assert!(!epilogue.norm && !epilogue.add);
         Self { inner: Spread::new(isa, geometry, false), epilogue }
     }
 }
@@ -280,8 +264,10 @@ impl Kernel for Forward {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let geometry = &self.inner.geometry;
+        let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
         // SAFETY: the caller's word.
-        unsafe { self.inner.run(task, args, self.epilogue, scratch) }
+        unsafe { self.inner.run(task, args, self.epilogue, finish, scratch) }
     }
 }
 
@@ -315,6 +301,6 @@ impl Kernel for BackwardData {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, args, Epilogue::default(), scratch) }
+        unsafe { self.0.run(task, args, Epilogue::default(), Finish::NONE, scratch) }
     }
 }

@@ -1,4 +1,4 @@
-//! The register tiles: some source pixels × the vectors of a stretch, and the sum of a line's copies.
+//! The register tiles: some source pixels × the vectors of a stretch.
 
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
@@ -103,59 +103,6 @@ unsafe fn tile_body<S: Simd, const P: usize, const NV: usize>(tile: &Tile) {
             copy = if copy + 1 == tile.copies { 0 } else { copy + 1 };
         }
     }
-}
-
-/// A result line as the sum of its copies.
-#[derive(Debug, Clone, Copy)]
-pub struct Join {
-    /// The first result in the first copy.
-    pub lines: *const f32,
-    /// Floats from one copy to the next.
-    pub pitch: usize,
-    /// Copies.
-    pub copies: usize,
-    /// What is added to each result, or null.
-    pub bias: *const f32,
-    /// Results.
-    pub result: *mut f32,
-    /// Number of results.
-    pub len: usize,
-    /// Whether to finish with max(x, 0).
-    pub relu: bool,
-    /// Whether a vector may be written behind the line's end.
-    pub over: bool,
-}
-
-/// # Safety
-/// The copies and the bias are readable for whole vectors, results writable for `len` floats, for a vector more if
-/// `over`.
-#[inline(always)]
-unsafe fn join_body<S: Simd>(call: &Join) {
-    // SAFETY: the caller's word.
-    unsafe {
-        let floor = S::splat(if call.relu { 0.0 } else { f32::NEG_INFINITY });
-        for at in (0..call.len).step_by(S::LANES) {
-            let mut sum = S::load(call.lines.wrapping_add(at));
-            for copy in 1..call.copies {
-                sum = S::add(sum, S::load(call.lines.wrapping_add(copy * call.pitch + at)));
-            }
-            if !call.bias.is_null() {
-                sum = S::add(sum, S::load(call.bias.wrapping_add(at)));
-            }
-            let value = S::max(floor, sum);
-            let to = call.result.wrapping_add(at);
-            if call.over || at + S::LANES <= call.len {
-                S::store(to, value);
-            } else {
-                S::store_partial(to, value, call.len - at);
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// Adds up the copies of a line.
-    pub fn join(call: &Join) = join_body;
 }
 
 /// Most positions of a weight-gradient tile of `vectors` vectors.
