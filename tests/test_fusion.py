@@ -70,6 +70,7 @@ def steps(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
 BLOCKS = {
     "direct": (lambda: Block(5, 5, bias=True), (2, 6, 7, 5)),
+    "one channel": (lambda: Block(1, 6, bias=True), (2, 9, 11, 1)),
     "wide": (lambda: Block(24, 40), (2, 6, 6, 24)),
     "strided": (lambda: Block(6, 19, stride=2), (3, 9, 8, 6)),
     "winograd": (lambda: Block(32, 32), (2, 13, 12, 32)),

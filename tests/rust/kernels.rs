@@ -27,6 +27,8 @@ mod pool;
 mod reduce;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/spread.rs"]
+mod spread;
 #[path = "kernels/strided.rs"]
 mod strided;
 #[path = "kernels/unary.rs"]

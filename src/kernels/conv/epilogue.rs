@@ -171,7 +171,7 @@ impl Finish {
 
     /// What is added to the result at this address.
     #[inline(always)]
-    fn beside(&self, result: *const f32) -> *const f32 {
+    pub fn beside(&self, result: *const f32) -> *const f32 {
         self.added.wrapping_byte_add((result as usize).wrapping_sub(self.results as usize))
     }
 

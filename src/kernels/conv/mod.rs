@@ -12,6 +12,8 @@
 //! [`BackwardWeights`] reduces over pixels instead, with the same pointers.
 //!
 //! Where every output channel reads one input channel there is nothing to multiply matrices for: [`depthwise`].
+//! Where the result has few channels, vectors run along a kernel row's taps as well: [`spread`]; where the source has but
+//! one, along pixels: [`planes`].
 
 mod backward_weights;
 pub mod depthwise;
@@ -19,8 +21,11 @@ mod epilogue;
 mod gather;
 mod geometry;
 mod indirect;
+mod line;
 mod micro;
 mod pack;
+pub mod planes;
+pub mod spread;
 mod tables;
 pub mod winograd;
 

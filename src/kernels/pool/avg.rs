@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Overrun, PoolGeometry, Span, cover, load, split_rows, store, taps, vectors};
+use super::{Overrun, PoolGeometry, Span, cover, halves, load, split_rows, store, taps, vectors};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::Chunks;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -36,6 +36,8 @@ pub struct AvgPool {
     rows: Vec<Span>,
     columns: Vec<Span>,
     reciprocals: [Vec<f64>; 2],
+    /// Whether [`halves`] applies.
+    halves: bool,
     chunks: Chunks,
 }
 
@@ -45,7 +47,8 @@ impl AvgPool {
         let isa = geometry.level(isa);
         let (rows, columns) = (taps(&geometry, 0), taps(&geometry, 1));
         let reciprocals = [0, 1].map(|axis| reciprocals(&geometry, axis, count_include_pad));
-        Self { isa, geometry, rows, columns, reciprocals, chunks: geometry.output_rows() }
+        let halves = halves::applies(isa, &geometry);
+        Self { isa, geometry, rows, columns, reciprocals, halves, chunks: geometry.output_rows() }
     }
 }
 
@@ -123,7 +126,10 @@ unsafe fn avg_pool_body<S: Simd>(kernel: &AvgPool, rows: Range<usize>, src: Src<
         let whole = overrun.fits(read, src.len()) && overrun.fits((image * oh + oy + 1) * ow * c, written);
         // SAFETY: with `whole`, no vector leaves the source or the rows of this task.
         unsafe {
-            if whole {
+            if whole && kernel.halves {
+                let (from, to) = ((image * ih + 2 * oy) * iw * c, (image * oh + oy) * ow * c);
+                halves::forward::<S>(src.at(from, 2 * ow * c), iw * c, dst.at(to, ow * c), ow, c);
+            } else if whole {
                 row::<S, true>(kernel, image, oy, src, dst);
             } else {
                 row::<S, false>(kernel, image, oy, src, dst);
@@ -168,6 +174,8 @@ pub struct AvgPoolBackward {
     columns: Vec<Span>,
     simple: bool,
     reciprocals: [Vec<f64>; 2],
+    /// Whether [`halves`] applies.
+    halves: bool,
     chunks: Chunks,
 }
 
@@ -178,7 +186,8 @@ impl AvgPoolBackward {
         let simple = geometry.is_simple(isa);
         let columns = if simple { taps(&geometry, 1) } else { cover(&geometry, 1) };
         let reciprocals = [0, 1].map(|axis| reciprocals(&geometry, axis, count_include_pad));
-        Self { isa, geometry, rows: cover(&geometry, 0), columns, simple, reciprocals, chunks: geometry.input_rows() }
+        let (rows, halves) = (cover(&geometry, 0), halves::applies(isa, &geometry));
+        Self { isa, geometry, rows, columns, simple, reciprocals, halves, chunks: geometry.input_rows() }
     }
 }
 
@@ -289,10 +298,31 @@ unsafe fn avg_pool_backward_body<S: Simd>(
 ) {
     let PoolGeometry { ih, iw, c, oh, ow, .. } = kernel.geometry;
     let overrun = Overrun::new::<S>(c);
-    let written = rows.end * iw * c;
+    let (end, written) = (rows.end, rows.end * iw * c);
+    let mut next = rows.start;
     for (image, iy) in split_rows(rows, ih) {
+        let line = image * ih + iy;
+        if line < next {
+            continue;
+        }
+        next = line + 1;
         let read = (image * oh + kernel.rows[iy].start + kernel.rows[iy].count) * ow * c;
-        let whole = overrun.fits(read, diff_dst.len()) && overrun.fits((image * ih + iy + 1) * iw * c, written);
+        let readable = overrun.fits(read, diff_dst.len());
+        if kernel.halves && iy % 2 == 0 && iy / 2 < oh && line + 1 < end {
+            let from = diff_dst.at((image * oh + iy / 2) * ow * c, ow * c);
+            let to = diff_src.at(line * iw * c, 2 * iw * c);
+            // SAFETY: both lines belong to this task; with `readable`, no vector leaves the source.
+            unsafe {
+                if readable {
+                    halves::backward::<S, true>(from, to, [ow, iw], c);
+                } else {
+                    halves::backward::<S, false>(from, to, [ow, iw], c);
+                }
+            }
+            next = line + 2;
+            continue;
+        }
+        let whole = readable && overrun.fits((line + 1) * iw * c, written);
         // SAFETY: with `whole`, no vector leaves the source or the rows of this task.
         unsafe {
             match (kernel.simple, whole) {

@@ -6,6 +6,7 @@
 //! written later; only rows at the end of a task or of a tensor use partial vectors ([`Overrun`]).
 
 mod avg;
+mod halves;
 mod max;
 
 pub use avg::{AvgPool, AvgPoolBackward};

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
 use crate::kernels::Kernel;
 use crate::kernels::batch::Batch;
-use crate::kernels::conv::{self, Epilogue, Geometry, winograd};
+use crate::kernels::conv::{self, Epilogue, Geometry, planes, spread, winograd};
 use crate::kernels::linear;
 use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
@@ -22,6 +22,12 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_forward(node, geometry, fused);
         };
+        let Some(planes) = planes::refusal(isa, &geometry) else {
+            return self.planes_forward(node, geometry, fused);
+        };
+        let Some(spread) = spread::refusal(isa, &geometry, false) else {
+            return self.spread_forward(node, geometry, fused);
+        };
         let (epilogue, behind) = self.epilogue(node, fused);
         let pack = conv::PackForward::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
@@ -31,6 +37,10 @@ impl Lowering<'_> {
         operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.refuse_winograd(&geometry, "conv_winograd", other);
+        if geometry.ic == 1 {
+            self.refused.push(("conv_planes".to_owned(), planes));
+        }
+        self.refuse_spread(&geometry, "conv_spread", spread);
         let kernel = conv::Forward::new(isa, geometry, epilogue);
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
@@ -57,12 +67,16 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_backward_data(node, geometry);
         };
+        let Some(spread) = spread::refusal(isa, &geometry, true) else {
+            return self.spread_backward_data(node, geometry);
+        };
         let pack = conv::PackBackwardData::new(isa, geometry);
         let (floats, format) = (pack.packed_len(), pack.format());
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
         self.refuse_winograd(&geometry, "conv_winograd_backward_data", other);
+        self.refuse_spread(&geometry, "conv_spread_backward_data", spread);
         self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
     }
 
@@ -74,8 +88,15 @@ impl Lowering<'_> {
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_backward_weights(node, geometry);
         };
+        let Some(spread) = spread::BackwardWeights::refusal(isa, &geometry) else {
+            let kernel = spread::BackwardWeights::new(isa, geometry);
+            let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+            self.refused.push(("conv_backward_weights".to_owned(), "few channels".to_owned()));
+            return self.push_parts(node, kernel, parts, operands, geometry.describe());
+        };
         let kernel = conv::BackwardWeights::new(isa, geometry);
         let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refuse_spread(&geometry, "conv_spread_backward_weights", spread);
         self.refuse_depthwise(&geometry, "conv_depthwise_backward_weights", refusal);
         self.refuse_winograd(&geometry, "conv_winograd_backward_weights", other);
         self.push_parts(node, kernel, parts, operands, geometry.describe());

@@ -9,6 +9,7 @@ mod loss;
 mod movement;
 mod norm;
 mod place;
+mod spread;
 mod update;
 mod winograd;
 

@@ -175,6 +175,16 @@ fn layers_of_networks() {
 }
 
 #[test]
+fn windows_side_by_side_of_any_channels() {
+    for (c, size) in (1..=17).flat_map(|c| (2..=9).map(move |size| (c, size))) {
+        let g = geometry(2, [size, 11 - size], c, square(2, 2, 0, 1), false).unwrap();
+        for isa in Isa::available() {
+            check_avg(isa, g, &integers(5, 2 * g.ih * g.iw * c), true);
+        }
+    }
+}
+
+#[test]
 fn a_window_on_padding_alone_gives_minus_infinity_and_no_index() {
     // Taps at −1 and 4 of a line of four.
     let window = Window2d { kernel: [1, 2], stride: [1, 1], dilation: [1, 5], pad: [[0, 0], [1, 1]] };
