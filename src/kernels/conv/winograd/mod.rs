@@ -6,8 +6,9 @@
 //! all three stages while it is in the second-level cache ([`Product`]). The data gradient is the same on weights that
 //! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
 //!
-//! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes all
-//! results of its tiles NaN, and the last bits of a result depend on where its tile lies.
+//! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes NaN of
+//! all 16 results of its tiles (of four only those that read it), and the last bits of a result depend on where its tile
+//! lies.
 
 mod backward_weights;
 mod pack;
