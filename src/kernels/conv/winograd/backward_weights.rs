@@ -241,6 +241,7 @@ impl BackwardWeights {
                         sums: sums.wrapping_add(row * pitch + (g - of_gradient.start) * nr),
                         sums_pitch: pitch,
                         add,
+                        run: self.task.run(),
                     };
                     // SAFETY: the caller's word.
                     unsafe { sum_over_tiles(self.isa, rows.len(), &outer) };

@@ -7,8 +7,8 @@
 //! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
 //!
 //! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes NaN of
-//! all 16 results of its tiles (of four only those that read it), and the last bits of a result depend on where its tile
-//! lies.
+//! all 16 results of its tiles (of four only those that read it, some of which an infinity leaves infinite), and the last
+//! bits of a result depend on where its tile lies.
 
 mod backward_weights;
 mod pack;
@@ -30,9 +30,6 @@ use transform::IN;
 pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
 /// Fewer channels on either side than this do not pay for the transforms.
 const CHANNELS: usize = 32;
-/// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
-/// transforms add.
-const RUN: usize = 32;
 /// Fewer tiles than this leave the products without rows.
 const TILES: usize = 16;
 
@@ -80,6 +77,12 @@ impl Task {
     /// Results and taps of a tile, for names of kernels.
     pub fn scheme(&self) -> &'static str {
         if self.kernel == 3 { "f4" } else { "f2k5" }
+    }
+
+    /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
+    /// transforms add, which is larger for larger kernels.
+    pub fn run(&self) -> usize {
+        if self.kernel == 3 { 32 } else { 16 }
     }
 
     /// Floats of the weights.

@@ -5,7 +5,7 @@ use super::results::{Write, results_of};
 use super::source::{Positions, ask, transform_source};
 use super::tile::{Rows, multiply};
 use super::transform::POSITIONS;
-use super::{Geometry, RUN, Task, share};
+use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::Finish;
@@ -22,7 +22,7 @@ const BLOCK: [usize; 2] = [12, 60];
 /// Up to so many tiles the work is shared out by panels.
 const FEW: usize = 128;
 /// Source channels whose weights are transformed at a time where they are used: a multiple of what is summed at a time.
-const DEPTH: usize = 2 * RUN;
+const DEPTH: usize = 64;
 /// Tiles that one task transforms where it is.
 const TILES: usize = 4;
 
@@ -318,6 +318,7 @@ impl Product {
                         sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
                         sums_pitch: sums.pitch,
                         add: channels.start > 0,
+                        run: self.task.run(),
                     };
                     multiply(self.isa, rows.len(), &product);
                 }
