@@ -82,7 +82,7 @@ impl Task {
     /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
     /// transforms add, which is larger for larger kernels.
     pub fn run(&self) -> usize {
-        if self.kernel == 3 { 32 } else { 16 }
+        if self.kernel == 3 { 32 } else { 8 }
     }
 
     /// Floats of the weights.
