@@ -18,18 +18,26 @@ from cnnrs import functional as F
 from tolerance import assert_same_bits
 
 TOLERANCE = 1e-4
-"""Largest error relative to the largest result: what the package promises for F(4x4, 3x3)."""
+"""Largest error relative to the largest result: what the package promises for F(4x4, 3x3) and F(2x2, 5x5)."""
 USUAL = 2e-5
 """The same for numbers of one order of magnitude."""
-# (n, h, w, in, out, padding): tiles that fit, tiles over the edge, vectors that fit, tails, padding on any side.
-SHAPES: list[tuple[int, int, int, int, int, Any]] = [
-    (1, 16, 16, 32, 32, 1),
-    (2, 17, 19, 40, 33, 1),
-    (2, 15, 18, 64, 96, (0, 2)),
-    (1, 30, 30, 33, 65, ((2, 0), (1, 2))),
-    (5, 7, 7, 128, 64, 1),
-    (16, 3, 5, 48, 80, "same"),
-    (1, 66, 65, 36, 32, 0),
+Shape = tuple[int, int, int, int, int, int, Any]
+"""(kernel, n, h, w, in, out, padding)."""
+# Tiles that fit, tiles over the edge, vectors that fit, tails, padding on any side.
+SHAPES: list[Shape] = [
+    (3, 1, 16, 16, 32, 32, 1),
+    (3, 2, 17, 19, 40, 33, 1),
+    (3, 2, 15, 18, 64, 96, (0, 2)),
+    (3, 1, 30, 30, 33, 65, ((2, 0), (1, 2))),
+    (3, 5, 7, 7, 128, 64, 1),
+    (3, 16, 3, 5, 48, 80, "same"),
+    (3, 1, 66, 65, 36, 32, 0),
+    (5, 1, 8, 8, 32, 32, 2),
+    (5, 1, 27, 27, 64, 192, 2),
+    (5, 2, 11, 14, 40, 33, (0, 4)),
+    (5, 1, 15, 12, 33, 65, ((4, 0), (1, 3))),
+    (5, 5, 5, 6, 128, 64, "same"),
+    (5, 1, 36, 35, 36, 32, 0),
 ]
 
 
@@ -48,53 +56,51 @@ def errors(x: Any, weight: Any, grad: Any, padding: Any) -> list[float]:
             oracle.conv2d_backward_data(grad, weight, x.shape, **how),
         ),
         relative(
-            F.conv2d_backward_weights(x, grad, 3, padding=padding)[0],
-            oracle.conv2d_backward_weights(x, grad, (3, 3), **how)[0],
+            F.conv2d_backward_weights(x, grad, len(weight), padding=padding)[0],
+            oracle.conv2d_backward_weights(x, grad, weight.shape[:2], **how)[0],
         ),
     ]
 
 
-def operands(shape: tuple[int, int, int, int, int, Any], seed: int = 0) -> tuple[Any, Any, Any]:
+def operands(shape: Shape, seed: int = 0) -> tuple[Any, Any, Any]:
     """Input, weight and gradient of a shape."""
-    n, h, w, ic, oc, padding = shape
-    x, weight = real(n, h, w, ic, seed=seed), real(3, 3, ic, oc, seed=seed + 1)
+    kernel, n, h, w, ic, oc, padding = shape
+    x, weight = real(n, h, w, ic, seed=seed), real(kernel, kernel, ic, oc, seed=seed + 1)
     return x, weight, real(*F.conv2d(x, weight, padding=padding, algorithm="direct").shape, seed=seed + 2)
 
 
-def chosen(shape: tuple[int, int, int, int, int, Any], **arguments: Any) -> bool:
+def chosen(shape: Shape, **arguments: Any) -> bool:
     """Whether a layer of that shape is computed by transformed tiles."""
-    n, h, w, ic, oc, padding = shape
-    layer = nn.Conv2d(ic, oc, 3, padding=padding, **arguments)
-    return "conv_winograd_f4" in layer.explain((n, h, w, ic))
+    kernel, n, h, w, ic, oc, padding = shape
+    layer = nn.Conv2d(ic, oc, kernel, padding=padding, **arguments)
+    return f"conv_winograd_{'f4' if kernel == 3 else 'f2k5'}_" in layer.explain((n, h, w, ic))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.usefixtures("isa")
-def test_error(shape: tuple[int, int, int, int, int, Any]) -> None:
+def test_error(shape: Shape) -> None:
     """Against double precision, in all directions."""
     assert chosen(shape)
-    assert max(errors(*operands(shape), shape[5])) <= USUAL
+    assert max(errors(*operands(shape), shape[-1])) <= USUAL
 
 
-@given(
-    n=st.integers(1, 9),
-    h=st.integers(3, 22),
-    w=st.integers(3, 22),
-    ic=st.integers(32, 70),
-    oc=st.integers(32, 70),
-    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
-)
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.usefixtures("isa")
-def test_any_shape(n: int, h: int, w: int, ic: int, oc: int, padding: Any) -> None:
+def test_any_shape(kernel: int, data: st.DataObject) -> None:
     """Also of shapes too small for tiles, which go the direct way."""
-    assert max(errors(*operands((n, h, w, ic, oc, padding)), padding)) <= USUAL
+    n, side, channels, pad = (st.integers(*ends) for ends in ((1, 9), (kernel, 22), (32, 70), (0, kernel - 1)))
+    padding = data.draw(st.tuples(*[st.tuples(pad, pad)] * 2), "padding")
+    n, h, w, ic, oc = data.draw(st.tuples(n, side, side, channels, channels), "n, h, w, ic, oc")
+    assert max(errors(*operands((kernel, n, h, w, ic, oc, padding)), padding)) <= USUAL
 
 
 @pytest.mark.parametrize("kind", ["offset", "outlier", "image", "channels of different sizes"])
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.usefixtures("isa")
-def test_adversarial_inputs(kind: str) -> None:
+def test_adversarial_inputs(kernel: int, kind: str) -> None:
     """A large common offset, one value far from all others, a picture after relu, channels of very different sizes."""
-    shape = (2, 18, 21, 64, 64, 1)
+    shape = (kernel, 2, 18, 21, 64, 64, kernel // 2)
     x, weight, grad = operands(shape)
     if kind == "offset":
         x, grad = x + np.float32(1000), grad - np.float32(1000)
@@ -104,19 +110,21 @@ def test_adversarial_inputs(kind: str) -> None:
         x, weight = np.maximum(x, 0), abs(weight)
     else:
         x, grad = (array * np.float32(10) ** np.arange(-32, 32).astype(np.float32).clip(-6, 6) for array in (x, grad))
-    assert max(errors(x, weight, grad, 1)) <= TOLERANCE
+    assert max(errors(x, weight, grad, kernel // 2)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("activation", [None, nn.ReLU, nn.Tanh, nn.SiLU])
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.usefixtures("isa")
-def test_bias_and_activation(activation: type[nn.Module] | None) -> None:
+def test_bias_and_activation(kernel: int, activation: type[nn.Module] | None) -> None:
     """What follows the sum is computed on the way out, with the same results as by direct summation."""
-    conv = nn.Conv2d(40, 50, 3, padding=1)
+    conv = nn.Conv2d(40, 50, kernel, padding=kernel // 2)
     parts = [conv] if activation is None else [conv, activation()]
     model, x = nn.Sequential(*parts), real(2, 15, 14, 40)
     fast = model(x)
     assert "conv_winograd" in model.explain(x.shape)
     with direct():
+        assert "conv_winograd_" not in model.explain(x.shape)
         assert relative(fast, model(x)) <= USUAL
 
 
@@ -130,76 +138,101 @@ class direct:  # noqa: N801
         cnnrs.set_algorithm("auto")
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 20, 64, 96, 1), (2, 7, 7, 256, 256, 1), (16, 4, 4, 40, 33, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 3, 20, 20, 64, 96, 1),
+        (3, 2, 7, 7, 256, 256, 1),
+        (3, 16, 4, 4, 40, 33, 1),
+        (5, 5, 27, 27, 64, 192, 2),
+        (5, 1, 13, 14, 40, 33, 2),
+    ],
+    ids=str,
+)
 @pytest.mark.usefixtures("isa")
-def test_bits_do_not_depend_on_threads(
-    shape: tuple[int, int, int, int, int, Any], assert_deterministic: Callable[..., None]
-) -> None:
+def test_bits_do_not_depend_on_threads(shape: Shape, assert_deterministic: Callable[..., None]) -> None:
     """Blocks, chunks and parts are fixed by the shape."""
     x, weight, grad = operands(shape)
+    kernel, padding = shape[0], shape[-1]
     assert_deterministic(
         lambda: [
-            F.conv2d(x, weight, padding=1),
-            F.conv2d_backward_data(grad, weight, x.shape, padding=1),
-            *F.conv2d_backward_weights(x, grad, 3, padding=1),
+            F.conv2d(x, weight, padding=padding),
+            F.conv2d_backward_data(grad, weight, x.shape, padding=padding),
+            *F.conv2d_backward_weights(x, grad, kernel, padding=padding),
         ]
     )
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.usefixtures("isa")
-def test_an_image_gets_the_same_bits_in_any_batch() -> None:
+def test_an_image_gets_the_same_bits_in_any_batch(kernel: int) -> None:
     """Where its tiles lie in the blocks does not matter."""
-    x, weight = real(9, 16, 16, 40), real(3, 3, 40, 48)
-    whole = F.conv2d(x, weight, padding=1)
+    x, weight = real(9, 16, 16, 40), real(kernel, kernel, 40, 48)
+    whole = F.conv2d(x, weight, padding=kernel // 2)
     for start, stop in ((0, 1), (1, 3), (3, 9)):
-        assert_same_bits(F.conv2d(x[start:stop], weight, padding=1), whole[start:stop])
+        assert_same_bits(F.conv2d(x[start:stop], weight, padding=kernel // 2), whole[start:stop])
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf])
+# By 3x3 the pixel is read by the tile of rows and columns 4 to 7 alone; by 5x5 these are the results that read it.
+@pytest.mark.parametrize(("kernel", "rows", "columns"), [(3, (4, 8), (4, 8)), (5, (3, 8), (4, 9))])
 @pytest.mark.usefixtures("isa")
-def test_special_values_spread_over_their_tiles_only(special: float) -> None:
-    """NaN and infinities make NaN of all 16 results of the tiles that read them; other tiles keep their bits."""
-    x, weight = real(1, 16, 16, 32), real(3, 3, 32, 32)
-    clean = F.conv2d(x, weight, padding=1)
-    x[0, 5, 6, 3] = special  # read by the tiles of rows 4 to 7 and columns 4 to 7 alone
-    touched = F.conv2d(x, weight, padding=1)
-    tile = (0, slice(4, 8), slice(4, 8))
-    assert np.isnan(touched[tile]).all()
-    touched[tile] = clean[tile]
+def test_special_values_spread_over_their_tiles_only(
+    kernel: int, rows: tuple[int, int], columns: tuple[int, int], special: float
+) -> None:
+    """NaN and infinities make NaN of all results of the tiles that have them inside; what reads none keeps its bits."""
+    x, weight = real(1, 16, 16, 32), real(kernel, kernel, 32, 32)
+    clean = F.conv2d(x, weight, padding=kernel // 2)
+    x[0, 5, 6, 3] = special
+    touched = F.conv2d(x, weight, padding=kernel // 2)
+    tiles = (0, slice(*rows), slice(*columns))
+    assert not np.isfinite(touched[tiles]).any()
+    assert np.isnan(touched[0, 4:8, 4:8]).all()
+    touched[tiles] = clean[tiles]
     assert_same_bits(touched, clean)
 
 
 def test_the_rule_looks_at_shape_and_permission_only(restore_threads: None) -> None:
     """Kernel, stride, dilation, groups, channels and tiles; never at the number of threads."""
-    shape = (1, 16, 16, 32, 32, 1)
-    for threads in (1, 2, 5):
-        cnnrs.set_num_threads(threads)
-        assert chosen(shape)
-    for arguments in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"algorithm": "direct"}):
-        assert not chosen(shape, **arguments)
-    for other in ((1, 16, 16, 31, 32, 1), (1, 16, 16, 32, 31, 1), (1, 12, 12, 32, 32, 1), (1, 16, 16, 32, 32, 3)):
-        assert not chosen(other)
-    with direct():
-        assert not chosen(shape)
+    for kernel in (3, 5):
+        small, most = 8 if kernel == 5 else 16, kernel - 1
+        shape = (kernel, 1, small, small, 32, 32, kernel // 2)
+        for threads in (1, 2, 5):
+            cnnrs.set_num_threads(threads)
+            assert chosen(shape)
+        for arguments in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"algorithm": "direct"}):
+            assert not chosen((kernel, 4, *shape[2:]), **arguments)
+        for ic, oc in ((31, 32), (32, 31)):
+            assert not chosen((kernel, 1, 16, 16, ic, oc, kernel // 2))
+        assert not chosen((kernel, 1, small - 4, small - 4, 32, 32, kernel // 2))
+        assert chosen((kernel, 1, 16, 16, 32, 32, most))
+        assert not chosen((kernel, 1, 16, 16, 32, 32, most + 1))
+        with direct():
+            assert not chosen(shape)
+    assert not chosen((7, 1, 16, 16, 32, 32, 3))
 
 
 def test_reasons_are_explained() -> None:
-    """`explain` says why a convolution by 3x3 went the direct way."""
-    text = nn.Conv2d(16, 32, 3).explain((1, 16, 16, 16))
-    assert "conv_winograd: fewer than 32 channels" in text
-    text = nn.Conv2d(32, 32, 3, algorithm="direct").explain((1, 16, 16, 32))
-    assert "conv_winograd: algorithm is direct" in text
+    """`explain` says why a convolution by 3x3 or 5x5 went the direct way; of others that is no question."""
+    for kernel in (3, 5):
+        text = nn.Conv2d(16, 32, kernel).explain((1, 16, 16, 16))
+        assert "conv_winograd: fewer than 32 channels" in text
+        text = nn.Conv2d(32, 32, kernel, algorithm="direct").explain((1, 16, 16, 32))
+        assert "conv_winograd: algorithm is direct" in text
+    assert "winograd" not in nn.Conv2d(32, 32, 7).explain((1, 16, 16, 32))
 
 
-def test_training_repacks_weights(isa: str) -> None:
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.usefixtures("isa")
+def test_training_repacks_weights(kernel: int) -> None:
     """A step reads the weights that the step before has written: three steps stay with those of direct summation."""
     losses = []
     for algorithm in ("auto", "direct"):
         cnnrs.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(32, 32, 3, padding=1, algorithm=algorithm),
+            nn.Conv2d(32, 32, kernel, padding=kernel // 2, algorithm=algorithm),
             nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1, algorithm=algorithm),
+            nn.Conv2d(32, 32, kernel, padding=kernel // 2, algorithm=algorithm),
             nn.Flatten(),
             nn.Linear(32 * 64, 5),
         )

@@ -3,7 +3,7 @@
 use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
 use crate::graph::{Fused, Node};
-use crate::kernels::conv::winograd::{BackwardWeights, Pack, Product};
+use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
 use crate::kernels::conv::{Epilogue, Geometry};
 
 impl Lowering<'_> {
@@ -56,9 +56,9 @@ impl Lowering<'_> {
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }
 
-    /// Notes why a convolution by 3x3 is not computed this way; of others that is no question.
+    /// Notes why a convolution by 3x3 or 5x5 is not computed this way; of others that is no question.
     pub(super) fn refuse_winograd(&mut self, geometry: &Geometry, candidate: &str, reason: String) {
-        if geometry.window.kernel == [3, 3] {
+        if KERNELS.contains(&geometry.window.kernel) {
             self.refused.push((candidate.to_owned(), reason));
         }
     }

@@ -193,6 +193,8 @@ fn transformed_tiles() {
     check(Way::Winograd, 2, [14, 13], [32, 48], 1, square(3, 1, 1));
     check(Way::Winograd, 1, [9, 21], [33, 37], 1, square(3, 1, 0));
     check(Way::Winograd, 9, [14, 13], [32, 40], 1, square(3, 1, 1));
+    check(Way::Winograd, 1, [9, 11], [33, 37], 1, square(5, 1, 2));
+    check(Way::Winograd, 3, [14, 13], [32, 40], 1, square(5, 1, 1));
 }
 
 #[test]

@@ -22,8 +22,8 @@ struct Case {
 }
 
 impl Case {
-    fn new(n: usize, input: [usize; 2], ic: usize, oc: usize, pad: [[usize; 2]; 2]) -> Self {
-        let window = Window2d { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], pad };
+    fn new(kernel: usize, n: usize, input: [usize; 2], ic: usize, oc: usize, pad: [[usize; 2]; 2]) -> Self {
+        let window = Window2d { kernel: [kernel; 2], stride: [1; 2], dilation: [1; 2], pad };
         let geometry = Geometry::new(n, input, ic, oc, 1, window).unwrap();
         Self {
             src: values(1, geometry.src_len()),
@@ -62,18 +62,18 @@ impl Case {
 
     /// All three passes on every level against naive sums.
     fn check(&self) {
-        let g = &self.geometry;
+        let (g, k) = (&self.geometry, self.geometry.window.kernel[0]);
         let mut dst: Vec<f64> = (0..g.dst_len()).map(|i| f64::from(self.bias[i % g.oc])).collect();
         let mut diff_src = vec![0.0f64; g.src_len()];
         let mut diff_weights = vec![0.0f64; g.weights_len()];
         for (n, y, x) in (0..g.n * g.oh * g.ow).map(|i| (i / (g.oh * g.ow), i / g.ow % g.oh, i % g.ow)) {
-            for (ky, kx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+            for (ky, kx) in (0..k * k).map(|tap| (tap / k, tap % k)) {
                 let inside = |at: usize, axis: usize, size| at.checked_sub(g.window.pad[axis][0]).filter(|&i| i < size);
                 let (Some(iy), Some(ix)) = (inside(y + ky, 0, g.ih), inside(x + kx, 1, g.iw)) else { continue };
-                for (c, k) in (0..g.ic * g.oc).map(|i| (i / g.oc, i % g.oc)) {
+                for (c, o) in (0..g.ic * g.oc).map(|i| (i / g.oc, i % g.oc)) {
                     let s = ((n * g.ih + iy) * g.iw + ix) * g.ic + c;
-                    let w = ((ky * 3 + kx) * g.ic + c) * g.oc + k;
-                    let d = ((n * g.oh + y) * g.ow + x) * g.oc + k;
+                    let w = ((ky * k + kx) * g.ic + c) * g.oc + o;
+                    let d = ((n * g.oh + y) * g.ow + x) * g.oc + o;
                     dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
                     diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
                     diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
@@ -115,23 +115,28 @@ fn close(got: &[f32], want: &[f64], what: &str) {
 
 #[test]
 fn common_layers() {
-    Case::new(3, [28, 28], 32, 64, [[1; 2]; 2]).check();
-    Case::new(5, [7, 7], 64, 64, [[1; 2]; 2]).check();
-    Case::new(1, [21, 18], 40, 33, [[0, 2], [1, 2]]).check();
-    Case::new(2, [13, 14], 64, 96, [[0; 2]; 2]).check();
+    Case::new(3, 3, [28, 28], 32, 64, [[1; 2]; 2]).check();
+    Case::new(3, 5, [7, 7], 64, 64, [[1; 2]; 2]).check();
+    Case::new(3, 1, [21, 18], 40, 33, [[0, 2], [1, 2]]).check();
+    Case::new(3, 2, [13, 14], 64, 96, [[0; 2]; 2]).check();
+    Case::new(5, 1, [27, 27], 64, 96, [[2; 2]; 2]).check();
+    Case::new(5, 5, [7, 7], 40, 64, [[2; 2]; 2]).check();
+    Case::new(5, 1, [12, 15], 40, 33, [[0, 3], [4, 1]]).check();
 }
 
 #[test]
 fn every_tail_of_channels() {
     for channels in 32..=66 {
-        Case::new(1, [13, 15], channels, 98 - channels, [[1; 2]; 2]).check();
+        Case::new(3, 1, [13, 15], channels, 98 - channels, [[1; 2]; 2]).check();
+        Case::new(5, 1, [7, 8], channels, 98 - channels, [[2; 2]; 2]).check();
     }
 }
 
 #[test]
 fn every_tail_of_tiles() {
     for size in 13..=20 {
-        Case::new(1, [size, 33 - size], 33, 34, [[1; 2]; 2]).check();
+        Case::new(3, 1, [size, 33 - size], 33, 34, [[1; 2]; 2]).check();
+        Case::new(5, 1, [size - 6, 27 - size], 33, 34, [[2; 2]; 2]).check();
     }
 }
 
@@ -140,27 +145,32 @@ proptest! {
 
     #[test]
     fn any_shape(
+        kernel in prop_oneof![Just(3usize), Just(5usize)],
         n in 1usize..5,
         input in (3usize..20, 3usize..20),
         channels in (1usize..50, 1usize..50),
-        pad in ((0usize..3, 0usize..3), (0usize..3, 0usize..3)),
+        pad in ((0usize..5, 0usize..5), (0usize..5, 0usize..5)),
     ) {
-        let pad = [[pad.0.0, pad.0.1], [pad.1.0, pad.1.1]];
-        Case::new(n, [input.0, input.1], channels.0, channels.1, pad).check();
+        let pad = [[pad.0.0, pad.0.1], [pad.1.0, pad.1.1]].map(|axis| axis.map(|pad| pad.min(kernel - 1)));
+        Case::new(kernel, n, [input.0.max(kernel), input.1.max(kernel)], channels.0, channels.1, pad).check();
     }
 }
 
 #[test]
 fn the_rule_gives_its_reasons() {
-    let geometry = |size: usize, channels: usize, stride: usize, pad: usize| {
-        let window = Window2d { kernel: [3; 2], stride: [stride; 2], dilation: [1; 2], pad: [[pad; 2]; 2] };
+    let geometry = |kernel: usize, size: usize, channels: usize, stride: usize, pad: usize| {
+        let window = Window2d { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pad: [[pad; 2]; 2] };
         Geometry::new(1, [size; 2], channels, channels, 1, window).unwrap()
     };
     let reason = |geometry| refusal(Algorithm::Auto, &geometry).unwrap_or_default();
-    assert_eq!(reason(geometry(16, 32, 1, 1)), "");
-    assert_eq!(refusal(Algorithm::Direct, &geometry(16, 32, 1, 1)).unwrap(), "algorithm is direct");
-    assert_eq!(reason(geometry(16, 32, 2, 1)), "not 3x3 with stride 1, dilation 1 and one group");
-    assert_eq!(reason(geometry(16, 32, 1, 3)), "padding above 2");
-    assert_eq!(reason(geometry(16, 31, 1, 1)), "fewer than 32 channels");
-    assert_eq!(reason(geometry(12, 32, 1, 1)), "9 tiles, fewer than 16");
+    assert_eq!(reason(geometry(3, 16, 32, 1, 1)), "");
+    assert_eq!(refusal(Algorithm::Direct, &geometry(3, 16, 32, 1, 1)).unwrap(), "algorithm is direct");
+    assert_eq!(reason(geometry(3, 16, 32, 2, 1)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
+    assert_eq!(reason(geometry(3, 16, 32, 1, 3)), "padding above 2");
+    assert_eq!(reason(geometry(3, 16, 31, 1, 1)), "fewer than 32 channels");
+    assert_eq!(reason(geometry(3, 12, 32, 1, 1)), "9 tiles, fewer than 16");
+    assert_eq!(reason(geometry(5, 16, 32, 1, 4)), "");
+    assert_eq!(reason(geometry(5, 16, 32, 1, 5)), "padding above 4");
+    assert_eq!(reason(geometry(5, 6, 32, 1, 2)), "9 tiles, fewer than 16");
+    assert_eq!(reason(geometry(7, 16, 32, 1, 3)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
 }

@@ -1,4 +1,4 @@
-//! Weight gradient: F(3×3, 4×4), the transpose of the forward transforms with the sum over tiles in the middle.
+//! Weight gradient: F(3×3, 4×4) or F(5×5, 2×2), the transpose of the forward transforms with the sum over tiles in the middle.
 //!
 //! Tiles are taken in *chunks* whose positions stay in the last-level cache. For each chunk the pixels of both operands
 //! are transformed, then every position's product over the chunk's tiles is added to the gradient in transformed form,
@@ -6,7 +6,7 @@
 
 use super::source::{Positions, transform_gradient, transform_source};
 use super::tile::{Outer, sum_over_tiles};
-use super::transform::{IN, POSITIONS, WeightsTransposed, square};
+use super::transform::{IN, POSITIONS, Transform, WeightsTransposed, square};
 use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::micro::tile_rows;
@@ -119,7 +119,8 @@ impl BackwardWeights {
 impl Kernel for BackwardWeights {
     fn name(&self) -> String {
         format!(
-            "conv_winograd_backward_weights_f4_{}x{}_{}",
+            "conv_winograd_backward_weights_{}_{}x{}_{}",
+            self.task.scheme(),
             tile_rows(self.isa, 2),
             2 * self.isa.lanes(),
             self.isa.name()
@@ -240,6 +241,7 @@ impl BackwardWeights {
                         sums: sums.wrapping_add(row * pitch + (g - of_gradient.start) * nr),
                         sums_pitch: pitch,
                         add,
+                        run: self.task.run(),
                     };
                     // SAFETY: the caller's word.
                     unsafe { sum_over_tiles(self.isa, rows.len(), &outer) };
@@ -259,7 +261,7 @@ impl BackwardWeights {
         let panels =
             [row * BLOCK..((row + 1) * BLOCK).min(panels[0]), column * BLOCK..((column + 1) * BLOCK).min(panels[1])];
         let plane = rows * pitch + 16;
-        let to = diff_weights.at(0, 9 * sc * dc);
+        let to = diff_weights.at(0, self.task.weights_len());
         // SAFETY: scratch holds the sums of a block; its weights belong to this task.
         unsafe {
             for position in 0..POSITIONS {
@@ -269,7 +271,7 @@ impl BackwardWeights {
             let count = pitch.min(dc - column * pitch);
             for i in 0..rows.min(sc - row * rows) {
                 let to = to.wrapping_add((row * rows + i) * dc + column * pitch);
-                weights_of(self.isa, sums.wrapping_add(i * pitch), plane, to, sc * dc, count);
+                self.weights_of(sums.wrapping_add(i * pitch), plane, to, count);
             }
         }
     }
@@ -280,12 +282,23 @@ impl BackwardWeights {
         let Task { sc, dc, .. } = self.task;
         let start = self.source.floats() + self.gradient.floats();
         let sums = positions.at(start, POSITIONS * self.plane());
-        let to = diff_weights.at(0, 9 * sc * dc);
+        let to = diff_weights.at(0, self.task.weights_len());
         for channel in task * ROWS..((task + 1) * ROWS).min(sc) {
             let (from, to) = (sums.wrapping_add(channel * self.pitch), to.wrapping_add(channel * dc));
             // SAFETY: the sums and weights of a source channel, which belongs to this task.
-            unsafe { weights_of(self.isa, from, self.plane(), to, sc * dc, dc) };
+            unsafe { self.weights_of(from, self.plane(), to, dc) };
         }
+    }
+
+    /// Transforms sums of one source channel into gradients by its weights.
+    ///
+    /// # Safety
+    /// As [`weights_body`].
+    unsafe fn weights_of(&self, from: *const f32, plane: usize, to: *mut f32, channels: usize) {
+        let of = &self.task;
+        let weights_of = if of.kernel == 3 { weights_3 } else { weights_5 };
+        // SAFETY: the caller's word.
+        unsafe { weights_of(self.isa, from, plane, to, of.sc * of.dc, channels) };
     }
 }
 
@@ -293,7 +306,15 @@ impl BackwardWeights {
 /// `from` is readable for whole vectors of `channels` at every position, `to` writable for `channels` at every tap.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn weights_body<S: Simd>(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) {
+unsafe fn weights_body<S: Simd, const TAPS: usize>(
+    from: *const f32,
+    plane: usize,
+    to: *mut f32,
+    tap: usize,
+    channels: usize,
+) where
+    WeightsTransposed: Transform<IN, TAPS>,
+{
     // SAFETY: the caller's word.
     unsafe {
         for c in (0..channels).step_by(S::LANES) {
@@ -305,10 +326,10 @@ unsafe fn weights_body<S: Simd>(from: *const f32, plane: usize, to: *mut f32, ta
                     values[y][x] = S::load_partial(at, lanes);
                 }
             }
-            let values = square::<S, WeightsTransposed, IN, 3>(values);
-            for y in 0..3 {
-                for x in 0..3 {
-                    S::store_partial(to.wrapping_add((y * 3 + x) * tap + c), values[y][x], lanes);
+            let values = square::<S, WeightsTransposed, IN, TAPS>(values);
+            for y in 0..TAPS {
+                for x in 0..TAPS {
+                    S::store_partial(to.wrapping_add((y * TAPS + x) * tap + c), values[y][x], lanes);
                 }
             }
         }
@@ -316,6 +337,10 @@ unsafe fn weights_body<S: Simd>(from: *const f32, plane: usize, to: *mut f32, ta
 }
 
 multiversion! {
-    /// Transforms the sums of one source channel into gradients by its weights.
-    fn weights_of(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body;
+    /// Transforms sums of one source channel into gradients by its 3×3 weights.
+    fn weights_3(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [3];
+}
+multiversion! {
+    /// The same by 5×5 weights.
+    fn weights_5(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [5];
 }

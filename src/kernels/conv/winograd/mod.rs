@@ -1,13 +1,14 @@
-//! Winograd convolution F(4×4, 3×3): 36 products where direct summation needs 144.
+//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100.
 //!
-//! Results are cut into tiles of 4×4 pixels. The 6×6 source pixels of a tile are transformed, channel by channel, into 36
-//! *positions*; for each position the tiles are the rows of one matrix product with the transformed weights; what
-//! comes out is transformed back into 4×4 results. A *block* of tiles goes through all three stages while it is in the
-//! second-level cache ([`Product`]). The data gradient is the same on weights that are turned by half a turn.
-//! [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
+//! Results are cut into tiles of 4×4 pixels under a kernel of 3×3, of 2×2 under one of 5×5. The 6×6 source pixels of a
+//! tile are transformed, channel by channel, into 36 *positions*; for each position the tiles are the rows of one matrix
+//! product with the transformed weights; what comes out is transformed back into results. A *block* of tiles goes through
+//! all three stages while it is in the second-level cache ([`Product`]). The data gradient is the same on weights that
+//! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
 //!
-//! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes all
-//! 16 results of its tiles NaN, and the last bits of a result depend on where its tile lies.
+//! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes NaN of
+//! all 16 results of its tiles (of four only those that read it, some of which an infinity leaves infinite), and the last
+//! bits of a result depend on where its tile lies.
 
 mod backward_weights;
 mod pack;
@@ -23,18 +24,17 @@ pub use product::Product;
 
 use super::Geometry;
 use crate::algorithm::Algorithm;
-use transform::OUT;
+use transform::IN;
 
+/// Kernels that there are transforms for.
+pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
 /// Fewer channels on either side than this do not pay for the transforms.
 const CHANNELS: usize = 32;
-/// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
-/// transforms add.
-const RUN: usize = 32;
 /// Fewer tiles than this leave the products without rows.
 const TILES: usize = 16;
 
-/// A convolution by 3×3 with stride 1, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to `dc`
-/// channels of `dh`×`dw`.
+/// A convolution by 3×3 or 5×5 with stride 1, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to
+/// `dc` channels of `dh`×`dw`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // said above
 pub struct Task {
@@ -45,6 +45,8 @@ pub struct Task {
     pub dh: usize,
     pub dw: usize,
     pub dc: usize,
+    /// Taps along each axis: 3 or 5.
+    pub kernel: usize,
     /// Zeros above and to the left.
     pub pad: [usize; 2],
     /// Whether the weights are turned: the data gradient.
@@ -56,19 +58,41 @@ impl Task {
     pub fn forward(geometry: &Geometry) -> Self {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
         let pad = [window.pad[0][0], window.pad[1][0]];
-        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, pad, turned: false }
+        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, kernel: window.kernel[0], pad, turned: false }
     }
 
-    /// Its data gradient; [`refusal`] has made sure that padding is at most 2.
+    /// Its data gradient; [`refusal`] has made sure that padding is less than the kernel.
     pub fn backward_data(geometry: &Geometry) -> Self {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
-        let pad = [2 - window.pad[0][0], 2 - window.pad[1][0]];
-        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, pad, turned: true }
+        let kernel = window.kernel[0];
+        let pad = [kernel - 1 - window.pad[0][0], kernel - 1 - window.pad[1][0]];
+        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, kernel, pad, turned: true }
+    }
+
+    /// Results along each axis of a tile: 4 or 2.
+    pub fn out(&self) -> usize {
+        IN + 1 - self.kernel
+    }
+
+    /// Results and taps of a tile, for names of kernels.
+    pub fn scheme(&self) -> &'static str {
+        if self.kernel == 3 { "f4" } else { "f2k5" }
+    }
+
+    /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
+    /// transforms add, which is larger for larger kernels.
+    pub fn run(&self) -> usize {
+        if self.kernel == 3 { 32 } else { 8 }
+    }
+
+    /// Floats of the weights.
+    pub fn weights_len(&self) -> usize {
+        self.kernel * self.kernel * self.sc * self.dc
     }
 
     /// Tiles along each axis of an image.
     pub fn grid(&self) -> [usize; 2] {
-        [self.dh.div_ceil(OUT), self.dw.div_ceil(OUT)]
+        [self.dh.div_ceil(self.out()), self.dw.div_ceil(self.out())]
     }
 
     /// Tiles of all images.
@@ -80,7 +104,7 @@ impl Task {
     /// Image and first result pixel of a tile.
     pub fn tile(&self, index: usize) -> (usize, usize, usize) {
         let [h, w] = self.grid();
-        (index / (h * w), index / w % h * OUT, index % w * OUT)
+        (index / (h * w), index / w % h * self.out(), index % w * self.out())
     }
 }
 
@@ -90,11 +114,12 @@ pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     if algorithm == Algorithm::Direct {
         return Some("algorithm is direct".to_owned());
     }
-    if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
-        return Some("not 3x3 with stride 1, dilation 1 and one group".to_owned());
+    if !KERNELS.contains(&window.kernel) || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
+        return Some("not 3x3 or 5x5 with stride 1, dilation 1 and one group".to_owned());
     }
-    if window.pad.iter().flatten().any(|&pad| pad > 2) {
-        return Some("padding above 2".to_owned());
+    let most = window.kernel[0] - 1;
+    if window.pad.iter().flatten().any(|&pad| pad > most) {
+        return Some(format!("padding above {most}"));
     }
     if ic < CHANNELS || oc < CHANNELS {
         return Some(format!("fewer than {CHANNELS} channels"));

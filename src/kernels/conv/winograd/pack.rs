@@ -1,6 +1,6 @@
 //! Weights into positions, in the order in which the products read them.
 
-use super::transform::{IN, POSITIONS, Weights, square};
+use super::transform::{IN, POSITIONS, Transform, Weights, square};
 use super::{Geometry, Task};
 use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -82,7 +82,7 @@ impl Pack {
     pub fn format(&self) -> String {
         let Task { sc, dc, turned, .. } = self.task;
         let direction = if turned { "backward_data" } else { "forward" };
-        format!("winograd_{direction} {} {sc}to{dc}", self.isa.name())
+        format!("winograd_{direction} {} {} {sc}to{dc}", self.task.scheme(), self.isa.name())
     }
 
     fn chunks(&self) -> usize {
@@ -100,13 +100,13 @@ impl Kernel for Pack {
     }
 
     fn flops(&self) -> u64 {
-        (self.task.sc * self.task.dc * 200) as u64
+        (self.task.sc * self.task.dc * (self.task.kernel + IN) * 22) as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
         let (panel, chunk) = (task / self.chunks(), task % self.chunks());
         let channels = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.task.sc);
-        let weights = args.src::<f32>(0).at(0, 9 * self.task.sc * self.task.dc);
+        let weights = args.src::<f32>(0).at(0, self.task.weights_len());
         let packed = args.dst::<f32>(1).at(self.panels.start(panel, 0), self.panels.panel_len());
         let packed = packed.wrapping_add(channels.start * self.panels.nr);
         // SAFETY: both inside their operands; the rows belong to this task.
@@ -127,7 +127,7 @@ pub unsafe fn transform_weights(
     weights: *const f32,
     packed: *mut f32,
 ) {
-    let Task { sc, dc, turned, .. } = *task;
+    let Task { sc, dc, turned, kernel, .. } = *task;
     // Floats from a tap, a source channel and a result channel to the next.
     let (tap, step, lane) = if turned { (dc * sc, 1, sc) } else { (sc * dc, dc, 1) };
     let first = panel * panels.nr;
@@ -135,6 +135,7 @@ pub unsafe fn transform_weights(
     let lanes = panels.nr.min(dc - first);
     let packed = packed.wrapping_sub(channels.start * panels.nr);
     let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
+    let transform = if kernel == 3 { transform_3 } else { transform_5 };
     // SAFETY: the caller's word.
     unsafe { transform(isa, &columns, channels.start, channels.end) };
 }
@@ -159,7 +160,10 @@ const SQUARE: usize = 8;
 /// # Safety
 /// Weights and positions are those of source channels `from` to `to` of a panel.
 #[inline(always)]
-unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
+unsafe fn transform_body<S: Simd, const TAPS: usize>(columns: &Columns, from: usize, to: usize)
+where
+    Weights: Transform<TAPS, IN>,
+{
     // SAFETY: the caller's word.
     unsafe {
         let nr = 2 * S::LANES;
@@ -167,24 +171,25 @@ unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
         if columns.lane == 1 {
             while c < to {
                 let at = columns.weights.wrapping_add(c * columns.step);
-                for number in 0..9 {
+                for number in 0..TAPS * TAPS {
                     let ahead = at.wrapping_add(AHEAD * columns.step + number * columns.tap);
                     S::prefetch(ahead);
                     S::prefetch(ahead.wrapping_add(16));
                 }
-                channel::<S>(columns, c, at, columns.tap);
+                channel::<S, TAPS>(columns, c, at, columns.tap);
                 c += 1;
             }
             return;
         }
         // Neighbours in memory are source channels: squares are transposed first.
-        let mut rows = Transposed([0.0; 9 * SQUARE * 32]);
+        let mut rows = Transposed([[[0.0; SQUARE * 32]; TAPS]; TAPS]);
+        let rows = rows.0.as_flattened_mut().as_flattened_mut().as_mut_ptr();
         let tap = SQUARE * nr;
         while c < to {
             let count = SQUARE.min(to - c);
-            for number in 0..9 {
+            for number in 0..TAPS * TAPS {
                 let at = columns.weights.wrapping_add(number * columns.tap + c);
-                let to = rows.0.as_mut_ptr().wrapping_add(number * tap);
+                let to = rows.wrapping_add(number * tap);
                 if count == SQUARE && columns.lanes == nr {
                     let mut lane = 0;
                     while lane < nr {
@@ -201,7 +206,7 @@ unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
                 }
             }
             for i in 0..count {
-                channel::<S>(columns, c + i, rows.0.as_ptr().wrapping_add(i * nr), tap);
+                channel::<S, TAPS>(columns, c + i, rows.wrapping_add(i * nr), tap);
             }
             c += count;
         }
@@ -210,7 +215,7 @@ unsafe fn transform_body<S: Simd>(columns: &Columns, from: usize, to: usize) {
 
 /// Weights by tap, source channel and result channel.
 #[repr(align(64))]
-struct Transposed([f32; 9 * SQUARE * 32]);
+struct Transposed<const TAPS: usize>([[[f32; SQUARE * 32]; TAPS]; TAPS]);
 
 /// Transforms the weights of one source channel: `tap` floats from one tap to the next.
 ///
@@ -218,19 +223,22 @@ struct Transposed([f32; 9 * SQUARE * 32]);
 /// `weights` are readable for every tap and the panel's result channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn channel<S: Simd>(columns: &Columns, c: usize, weights: *const f32, tap: usize) {
+unsafe fn channel<S: Simd, const TAPS: usize>(columns: &Columns, c: usize, weights: *const f32, tap: usize)
+where
+    Weights: Transform<TAPS, IN>,
+{
     // SAFETY: the caller's word.
     unsafe {
         for v in 0..2 {
             let lanes = columns.lanes.saturating_sub(v * S::LANES).min(S::LANES);
-            let mut taps = [[S::splat(0.0); 3]; 3];
-            for y in 0..3 {
-                for x in 0..3 {
-                    let number = if columns.turned { 8 - (y * 3 + x) } else { y * 3 + x };
+            let mut taps = [[S::splat(0.0); TAPS]; TAPS];
+            for y in 0..TAPS {
+                for x in 0..TAPS {
+                    let number = if columns.turned { TAPS * TAPS - 1 - (y * TAPS + x) } else { y * TAPS + x };
                     taps[y][x] = S::load_partial(weights.wrapping_add(number * tap + v * S::LANES), lanes);
                 }
             }
-            let taps = square::<S, Weights, 3, IN>(taps);
+            let taps = square::<S, Weights, TAPS, IN>(taps);
             for y in 0..IN {
                 for x in 0..IN {
                     let at = (y * IN + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
@@ -245,5 +253,8 @@ unsafe fn channel<S: Simd>(columns: &Columns, c: usize, weights: *const f32, tap
 }
 
 multiversion! {
-    fn transform(columns: &Columns, from: usize, to: usize) = transform_body;
+    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [3];
+}
+multiversion! {
+    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [5];
 }

@@ -4,8 +4,8 @@ use super::pack::{Panels, transform_weights};
 use super::results::{Write, results_of};
 use super::source::{Positions, ask, transform_source};
 use super::tile::{Rows, multiply};
-use super::transform::{OUT, POSITIONS};
-use super::{Geometry, RUN, Task, share};
+use super::transform::POSITIONS;
+use super::{Geometry, Task, share};
 use crate::kernels::Kernel;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::Finish;
@@ -22,7 +22,7 @@ const BLOCK: [usize; 2] = [12, 60];
 /// Up to so many tiles the work is shared out by panels.
 const FEW: usize = 128;
 /// Source channels whose weights are transformed at a time where they are used: a multiple of what is summed at a time.
-const DEPTH: usize = 2 * RUN;
+const DEPTH: usize = 64;
 /// Tiles that one task transforms where it is.
 const TILES: usize = 4;
 
@@ -127,7 +127,13 @@ impl Kernel for Product {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
         let epilogue = self.epilogue.name();
-        format!("{what}{epilogue}_f4{cut}_{}x{}_{}", tile_rows(self.isa, 2), self.panels.nr, self.isa.name())
+        format!(
+            "{what}{epilogue}_{}{cut}_{}x{}_{}",
+            self.task.scheme(),
+            tile_rows(self.isa, 2),
+            self.panels.nr,
+            self.isa.name()
+        )
     }
 
     fn tasks(&self) -> usize {
@@ -208,7 +214,7 @@ impl Kernel for Product {
                     let positions = args.src::<f32>(result + 1).at(0, places.floats());
                     let given = args.src::<f32>(1);
                     if raw {
-                        let given = given.at(0, 9 * of.sc * of.dc);
+                        let given = given.at(0, of.weights_len());
                         let part = self.panels.with_depth(DEPTH.min(of.sc));
                         for first in (0..of.sc).step_by(DEPTH) {
                             let channels = first..of.sc.min(first + DEPTH);
@@ -312,6 +318,7 @@ impl Product {
                         sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
                         sums_pitch: sums.pitch,
                         add: channels.start > 0,
+                        run: self.task.run(),
                     };
                     multiply(self.isa, rows.len(), &product);
                 }
@@ -331,11 +338,12 @@ impl Product {
             finish: run.finish.at(first),
             pitch: [of.dw * of.dc, of.dc],
             channels: self.panels.nr.min(of.dc - first),
+            out: of.out(),
         };
         for (row, index) in tiles.enumerate() {
             let (image, y, x) = of.tile(index);
             let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-            let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+            let size = [of.out().min(of.dh - y), of.out().min(of.dw - x)];
             // SAFETY: the caller's word.
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
@@ -354,7 +362,7 @@ impl Product {
         for index in share(position, POSITIONS, tiles.len()) {
             let (image, y, x) = of.tile(tiles.start + index);
             let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-            let size = [OUT.min(of.dh - y), OUT.min(of.dw - x)];
+            let size = [of.out().min(of.dh - y), of.out().min(of.dw - x)];
             // SAFETY: hints.
             unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], self.panels.nr.min(of.dc - first)) };
         }
@@ -362,17 +370,17 @@ impl Product {
             return;
         }
         let (step, steps) = (panel * POSITIONS + position, self.panels.count * POSITIONS);
-        for unit in share(step, steps, tiles.len() * OUT) {
-            let index = tiles.end + unit / OUT;
+        for unit in share(step, steps, tiles.len() * of.out()) {
+            let index = tiles.end + unit / of.out();
             if index >= of.tiles() {
                 return;
             }
             let (image, y, x) = of.tile(index);
-            let y = (y + 2 + unit % OUT - of.pad[0]).min(of.sh - 1);
-            let x = (x + 2 - of.pad[1]).min(of.sw - 1);
+            let y = (y + of.kernel - 1 + unit % of.out() - of.pad[0]).min(of.sh - 1);
+            let x = (x + of.kernel - 1 - of.pad[1]).min(of.sw - 1);
             let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
             // SAFETY: hints.
-            unsafe { ask(isa, at, [1, OUT.min(of.sw - x)], [0, of.sc], of.sc) };
+            unsafe { ask(isa, at, [1, of.out().min(of.sw - x)], [0, of.sc], of.sc) };
         }
     }
 

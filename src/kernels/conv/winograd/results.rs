@@ -1,6 +1,6 @@
 //! Sums into results.
 
-use super::transform::{IN, OUT, Result, square};
+use super::transform::{IN, Result, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, mode};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
@@ -13,13 +13,22 @@ pub struct Write {
     /// Floats from one result row and pixel to the next.
     pub pitch: [usize; 2],
     pub channels: usize,
+    /// Results along each axis of a tile.
+    pub out: usize,
 }
 
 /// # Safety
 /// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd, const MODE: u8>(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+unsafe fn results_body<S: Simd, const MODE: u8, const OUT: usize>(
+    sums: *const f32,
+    dst: *mut f32,
+    size: [usize; 2],
+    write: &Write,
+) where
+    Result: Transform<IN, OUT>,
+{
     // SAFETY: the caller's word.
     unsafe {
         for c in (0..write.channels).step_by(S::LANES) {
@@ -51,27 +60,26 @@ unsafe fn results_body<S: Simd, const MODE: u8>(sums: *const f32, dst: *mut f32,
     }
 }
 
-multiversion! {
-    fn results_plain(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::PLAIN }];
-}
-multiversion! {
-    fn results_norm(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::NORM }];
-}
-multiversion! {
-    fn results_add(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::ADD }];
-}
-
 /// Transforms the sums of a tile into results.
 ///
 /// # Safety
 /// As for [`results_body`]; the CPU has `isa`.
 pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
-    // SAFETY: the caller's word.
-    unsafe {
-        match write.finish.mode() {
-            mode::PLAIN => results_plain(isa, sums, dst, size, write),
-            mode::NORM => results_norm(isa, sums, dst, size, write),
-            _ => results_add(isa, sums, dst, size, write),
-        }
+    macro_rules! run {
+        ($mode:ident, $out:literal) => {{
+            multiversion! {
+                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::$mode }, $out];
+            }
+            // SAFETY: the caller's word.
+            unsafe { run(isa, sums, dst, size, write) }
+        }};
+    }
+    match (write.finish.mode(), write.out) {
+        (mode::PLAIN, 4) => run!(PLAIN, 4),
+        (mode::NORM, 4) => run!(NORM, 4),
+        (_, 4) => run!(ADD, 4),
+        (mode::PLAIN, _) => run!(PLAIN, 2),
+        (mode::NORM, _) => run!(NORM, 2),
+        _ => run!(ADD, 2),
     }
 }

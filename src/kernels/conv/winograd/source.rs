@@ -1,7 +1,7 @@
 //! Tiles of pixels into positions.
 
 use super::Task;
-use super::transform::{IN, OUT, POSITIONS, ResultTransposed, Source, Transform, square};
+use super::transform::{IN, POSITIONS, ResultTransposed, Source, Transform, square};
 use crate::simd::{Simd, dispatch::multiversion};
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
@@ -45,16 +45,16 @@ impl Positions {
     }
 }
 
-/// The pixels of one tile, by row and column; those outside the image point at zeros.
-type Pixels<const SIZE: usize> = [[*const f32; SIZE]; SIZE];
+/// Pixels of one tile, by row and column; those outside the image point at zeros.
+type Pixels = [[*const f32; IN]; IN];
 
 /// # Safety
 /// Every pixel is readable for `channels` floats, and every position writable for them rounded up to whole vectors.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
-    pixels: &Pixels<FROM>,
-    ahead: &Pixels<OUT>,
+unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize, const OUT: usize>(
+    pixels: &Pixels,
+    ahead: &Pixels,
     channels: usize,
     to: *mut f32,
     places: &Positions,
@@ -93,38 +93,48 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize>(
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd>(
-    pixels: &Pixels<IN>,
-    ahead: &Pixels<OUT>,
+unsafe fn source_body<S: Simd, const OUT: usize>(
+    pixels: &Pixels,
+    ahead: &Pixels,
     channels: usize,
     to: *mut f32,
     places: &Positions,
 ) {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, IN>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, Source, IN, OUT>(pixels, ahead, channels, to, places) }
 }
 
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd>(
-    pixels: &Pixels<OUT>,
-    ahead: &Pixels<OUT>,
+unsafe fn gradient_body<S: Simd, const OUT: usize>(
+    pixels: &Pixels,
+    ahead: &Pixels,
     channels: usize,
     to: *mut f32,
     places: &Positions,
-) {
+) where
+    ResultTransposed: Transform<OUT, IN>,
+{
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, ResultTransposed, OUT, OUT>(pixels, ahead, channels, to, places) }
 }
 
 multiversion! {
-    /// Transforms the source pixels of one tile.
-    fn source(pixels: &Pixels<IN>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) = source_body;
+    /// Transforms the source pixels of one tile of 4×4 results.
+    fn source_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [4];
 }
 multiversion! {
-    /// Transforms the gradients by the results of one tile.
-    fn gradient(pixels: &Pixels<OUT>, ahead: &Pixels<OUT>, channels: usize, to: *mut f32, places: &Positions) = gradient_body;
+    /// The same of 2×2 results.
+    fn source_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [2];
+}
+multiversion! {
+    /// Transforms the gradients by the 4×4 results of one tile.
+    fn gradient_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = gradient_body, [4];
+}
+multiversion! {
+    /// The same by 2×2 results.
+    fn gradient_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = gradient_body, [2];
 }
 
 /// # Safety
@@ -147,17 +157,18 @@ multiversion! {
     pub fn ask(first: *const f32, size: [usize; 2], pitch: [usize; 2], floats: usize) = ask_body;
 }
 
-/// The pixels of the square of `SIZE` from (`y`, `x`) of an image of `size` pixels at `image`.
-fn pixels<const SIZE: usize>(
+/// The pixels of the square of `side` from (`y`, `x`) of an image of `size` pixels at `image`.
+fn pixels(
+    side: usize,
     image: *const f32,
     size: [usize; 2],
     channels: usize,
     (y, x): (isize, isize),
     zeros: *const f32,
-) -> Pixels<SIZE> {
-    let mut pixels = [[zeros; SIZE]; SIZE];
-    for (y, row) in (y..).zip(&mut pixels).filter(|&(y, _)| 0 <= y && y < size[0] as isize) {
-        for (x, pixel) in (x..).zip(row).filter(|&(x, _)| 0 <= x && x < size[1] as isize) {
+) -> Pixels {
+    let mut pixels = [[zeros; IN]; IN];
+    for (y, row) in (y..).zip(&mut pixels[..side]).filter(|&(y, _)| 0 <= y && y < size[0] as isize) {
+        for (x, pixel) in (x..).zip(&mut row[..side]).filter(|&(x, _)| 0 <= x && x < size[1] as isize) {
             *pixel = image.wrapping_add((y as usize * size[1] + x as usize) * channels);
         }
     }
@@ -180,11 +191,14 @@ pub unsafe fn transform_source(
     let (image, y, x) = task.tile(index);
     let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
     let first = (y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize);
-    let pixels = pixels::<IN>(image, [task.sh, task.sw], task.sc, first, zeros);
+    let pixels = pixels(IN, image, [task.sh, task.sw], task.sc, first, zeros);
     let next = task.tile((index + 1).min(task.tiles() - 1));
     let image = src.wrapping_add(next.0 * task.sh * task.sw * task.sc);
-    let first = ((next.1 + 2) as isize - task.pad[0] as isize, (next.2 + 2) as isize - task.pad[1] as isize);
-    let ahead = self::pixels::<OUT>(image, [task.sh, task.sw], task.sc, first, zeros);
+    // What the tile before has not read.
+    let new = task.kernel as isize - 1;
+    let first = (next.1 as isize + new - task.pad[0] as isize, next.2 as isize + new - task.pad[1] as isize);
+    let ahead = self::pixels(task.out(), image, [task.sh, task.sw], task.sc, first, zeros);
+    let source = if task.kernel == 3 { source_4 } else { source_2 };
     // SAFETY: the caller's word.
     unsafe { source(isa, &pixels, &ahead, task.sc, to, places) };
 }
@@ -205,10 +219,11 @@ pub unsafe fn transform_gradient(
 ) {
     let (image, y, x) = task.tile(index);
     let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
-    let pixels = pixels::<OUT>(image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
+    let pixels = pixels(task.out(), image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
     let next = task.tile((index + 1).min(task.tiles() - 1));
     let image = diff_dst.wrapping_add(next.0 * task.dh * task.dw * task.dc);
-    let ahead = self::pixels::<OUT>(image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
+    let ahead = self::pixels(task.out(), image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
+    let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
     // SAFETY: the caller's word.
     unsafe { gradient(isa, &pixels, &ahead, task.dc, to, places) };
 }

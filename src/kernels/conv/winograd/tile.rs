@@ -1,6 +1,5 @@
 //! The products of one position: up to 12 tiles × two vectors of result channels in registers.
 
-use super::RUN;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -21,9 +20,11 @@ pub struct Rows {
     pub sums_pitch: usize,
     /// Whether to add to what is there.
     pub add: bool,
+    /// Products that are summed in registers before the sum is put aside.
+    pub run: usize,
 }
 
-/// Sums are added to memory every [`RUN`] products.
+/// Sums are added to memory every `run` products.
 ///
 /// # Safety
 /// `MR` rows of `depth` floats at `pitch`, `depth` rows of two vectors of weights; two vectors of sums per row are
@@ -40,7 +41,7 @@ unsafe fn rows_body<S: Simd, const MR: usize>(rows: &Rows) {
         }
         let mut first = 0;
         while first < rows.depth {
-            let end = rows.depth.min(first + RUN);
+            let end = rows.depth.min(first + rows.run);
             let mut sums = [[S::splat(0.0); 2]; MR];
             for k in first..end {
                 let b = [S::load(weights), S::load(weights.wrapping_add(S::LANES))];
@@ -83,9 +84,11 @@ pub struct Outer {
     pub sums_pitch: usize,
     /// Whether to add to what is there.
     pub add: bool,
+    /// Products that are summed in registers before the sum is put aside.
+    pub run: usize,
 }
 
-/// Sums are added to memory every [`RUN`] tiles.
+/// Sums are added to memory every `run` tiles.
 ///
 /// # Safety
 /// `tiles` rows of `MR` source channels and of two vectors of gradients; two vectors of sums per channel are writable.
@@ -97,7 +100,7 @@ unsafe fn outer_body<S: Simd, const MR: usize>(outer: &Outer) {
         let (mut source, mut gradient) = (outer.source, outer.gradient);
         let mut first = 0;
         while first < outer.tiles {
-            let end = outer.tiles.min(first + RUN);
+            let end = outer.tiles.min(first + outer.run);
             let mut sums = [[S::splat(0.0); 2]; MR];
             for _ in first..end {
                 let b = [S::load(gradient), S::load(gradient.wrapping_add(S::LANES))];

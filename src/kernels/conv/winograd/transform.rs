@@ -1,15 +1,14 @@
-//! The transforms of F(4×4, 3×3) with the points 0, ±√½, ±√2, ∞, along one axis, on vectors of channels.
+//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, along one axis, on vectors of channels.
 //!
-//! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` four results of a row of six source values come from six products. These points keep all
-//! factors near one, which is what keeps the error close to that of direct summation (Barabasz, Anderson, Soodhalter and
-//! Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020).
+//! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` the results of a row of six source values come from six products: four results of three
+//! weights, or two of five. `Bᵀ` is the same for both. These points keep all factors near one, which is what keeps the
+//! error close to that of direct summation (Barabasz, Anderson, Soodhalter and Gregg, "Error analysis and improving the
+//! accuracy of Winograd convolution for deep neural networks", 2020).
 
 use crate::simd::Simd;
 
-/// Results along one axis of a tile.
-pub const OUT: usize = 4;
 /// Source values along one axis of a tile.
-pub const IN: usize = OUT + 2;
+pub const IN: usize = 6;
 /// Products of a tile.
 pub const POSITIONS: usize = IN * IN;
 
@@ -56,9 +55,9 @@ impl Transform<IN, IN> for Source {
     }
 }
 
-impl Transform<IN, OUT> for Result {
+impl Transform<IN, 4> for Result {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
+    unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 4] {
         // SAFETY: the caller's word.
         unsafe {
             let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
@@ -73,9 +72,21 @@ impl Transform<IN, OUT> for Result {
     }
 }
 
-impl Transform<OUT, IN> for ResultTransposed {
+impl Transform<IN, 2> for Result {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(y: [S::V; OUT]) -> [S::V; IN] {
+    unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 2] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
+            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            [S::add(m[0], S::add(sum1, sum2)), S::fma(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1), m[5])]
+        }
+    }
+}
+
+impl Transform<4, IN> for ResultTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(y: [S::V; 4]) -> [S::V; IN] {
         // SAFETY: the caller's word.
         unsafe {
             let even1 = S::fma(S::splat(0.5), y[2], y[0]);
@@ -83,6 +94,17 @@ impl Transform<OUT, IN> for ResultTransposed {
             let even2 = S::fma(S::splat(2.0), y[2], y[0]);
             let odd2 = S::mul(S::splat(ROOT), S::fma(S::splat(2.0), y[3], y[1]));
             [y[0], S::add(even1, odd1), S::sub(even1, odd1), S::add(even2, odd2), S::sub(even2, odd2), y[3]]
+        }
+    }
+}
+
+impl Transform<2, IN> for ResultTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(y: [S::V; 2]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (odd1, odd2) = (S::mul(S::splat(HALF_ROOT), y[1]), S::mul(S::splat(ROOT), y[1]));
+            [y[0], S::add(y[0], odd1), S::sub(y[0], odd1), S::add(y[0], odd2), S::sub(y[0], odd2), y[1]]
         }
     }
 }
@@ -103,6 +125,22 @@ impl Transform<3, IN> for Weights {
     }
 }
 
+impl Transform<5, IN> for Weights {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(g: [S::V; 5]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (half, two) = (S::splat(0.5), S::splat(2.0));
+            let even1 = S::mul(S::splat(2.0 / 3.0), S::fma(half, S::fma(half, g[4], g[2]), g[0]));
+            let odd1 = S::mul(S::splat(ROOT / 3.0), S::fma(half, g[3], g[1]));
+            let even2 = S::mul(S::splat(1.0 / 6.0), S::fma(two, S::fma(two, g[4], g[2]), g[0]));
+            let odd2 = S::mul(S::splat(ROOT / 6.0), S::fma(two, g[3], g[1]));
+            let minus = S::sub(S::splat(0.0), even1);
+            [g[0], S::sub(minus, odd1), S::add(minus, odd1), S::add(even2, odd2), S::sub(even2, odd2), g[4]]
+        }
+    }
+}
+
 impl Transform<IN, 3> for WeightsTransposed {
     #[inline(always)]
     unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 3] {
@@ -115,6 +153,26 @@ impl Transform<IN, 3> for WeightsTransposed {
                 S::fma(third, S::fma(S::splat(0.5), sum2, S::mul(S::splat(-2.0), sum1)), u[0]),
                 S::mul(S::splat(ROOT / 6.0), S::fma(S::splat(2.0), diff1, diff2)),
                 S::fma(third, S::sub(sum2, sum1), u[5]),
+            ]
+        }
+    }
+}
+
+impl Transform<IN, 5> for WeightsTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 5] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
+            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(ROOT / 6.0));
+            let (half, two) = (S::splat(0.5), S::splat(2.0));
+            [
+                S::fma(third, S::fma(half, sum2, S::mul(S::splat(-2.0), sum1)), u[0]),
+                S::mul(sixth, S::fma(two, diff1, diff2)),
+                S::mul(third, S::sub(sum2, sum1)),
+                S::mul(sixth, S::fma(two, diff2, diff1)),
+                S::fma(third, S::fma(two, sum2, S::mul(S::splat(-0.5), sum1)), u[5]),
             ]
         }
     }
