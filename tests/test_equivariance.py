@@ -73,7 +73,7 @@ def test_any_convolution(case: ConvCase, shift: Span) -> None:
     check(case, shift)
 
 
-@pytest.mark.parametrize(("channels", "out_channels"), [(1, 1), (1, 6), (3, 8), (6, 16), (16, 17), (64, 40)])
+@pytest.mark.parametrize(("channels", "out_channels"), [(1, 1), (1, 6), (3, 8), (6, 16), (16, 5), (16, 17), (64, 40)])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.usefixtures("isa", "threads")
 def test_every_shift_of_a_picture(channels: int, out_channels: int, kernel: int) -> None:

@@ -69,14 +69,13 @@ impl Ending {
         ending
     }
 
-    /// Writes a line of results: the sum of `copies` lines, in order, and what follows it. If `over`, a vector may be
-    /// written behind the line's end.
+    /// Writes a line of results from their sums. If `over`, a vector may be written behind the line's end.
     ///
     /// # Safety
-    /// The copies are readable for whole vectors, `pitch` floats apart; `result` is a line of the results and writable, for a
-    /// vector more if `over`; what is added is not in the same memory.
-    pub unsafe fn write(&self, lines: *const f32, copies: usize, pitch: usize, result: *mut f32, over: bool) {
-        let call = Call { ending: self, lines, copies, pitch, result, over };
+    /// The sums are readable for whole vectors; `result` is a line of the results and writable, for a vector more if
+    /// `over`; what is added is not in the same memory.
+    pub unsafe fn write(&self, sums: *const f32, result: *mut f32, over: bool) {
+        let call = Call { ending: self, sums, result, over };
         // SAFETY: the caller's word.
         unsafe {
             match self.finish.mode() {
@@ -90,9 +89,7 @@ impl Ending {
 
 struct Call<'a> {
     ending: &'a Ending,
-    lines: *const f32,
-    copies: usize,
-    pitch: usize,
+    sums: *const f32,
     result: *mut f32,
     over: bool,
 }
@@ -109,10 +106,7 @@ unsafe fn body<S: Simd, const MODE: u8>(call: &Call<'_>) {
             let lanes = S::LANES.min(len - at);
             let number = |line: usize| numbers.wrapping_add(line * pitch + at);
             let to = call.result.wrapping_add(at);
-            let mut value = S::load(call.lines.wrapping_add(at));
-            for copy in 1..call.copies {
-                value = S::add(value, S::load(call.lines.wrapping_add(copy * call.pitch + at)));
-            }
+            let mut value = S::load(call.sums.wrapping_add(at));
             if bias {
                 value = S::add(value, S::load(number(0)));
             }

@@ -220,7 +220,7 @@ impl Kernel for Planes {
                 };
                 line(self.isa, oc, &call);
                 let over = !self.epilogue.add && (rows.end - row - 1) * len >= self.isa.lanes();
-                ending.write(result, 1, 0, dst.at(row * len, len), over);
+                ending.write(result, dst.at(row * len, len), over);
                 let count = row + 1 - finished;
                 if let Some(kind) = self.epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
                     let values = dst.at(finished * len, count * len);

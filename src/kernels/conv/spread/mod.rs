@@ -3,10 +3,12 @@
 //!
 //! What a source pixel adds to a line of results is one stretch of `kw` pixels, so that vectors run along taps and
 //! channels and are full although the channels are few. Pixels whose stretches follow each other without meeting go to
-//! the same copy of the line: pixel `x` to copy `x mod kw`. The line is the sum of its `kw` copies, in order. Padding is
-//! neither read nor multiplied, and no product meets a result that is not its own: NaN and infinity go where they belong.
+//! the same copy of the line: pixel `x` to copy `x mod kw`. A result is the sum over the `kw` copies from its first source
+//! pixel to its last, wherever it lies. Padding is neither read nor multiplied, and no product meets a result that is not
+//! its own: NaN and infinity go where they belong.
 
 mod backward_weights;
+mod join;
 mod pack;
 mod tile;
 
@@ -23,6 +25,7 @@ use crate::kernels::Kernel;
 use crate::kernels::elementwise;
 use crate::simd::Isa;
 use crate::tensor::Args;
+use join::Join;
 use tile::{Tile, most_pixels, tile};
 
 /// Most floats of a stretch.
@@ -66,8 +69,9 @@ fn unfit(isa: Isa, geometry: &Geometry, backward: bool) -> Option<String> {
     if window.pad.iter().zip(window.kernel).any(|(pad, kernel)| pad.iter().any(|&pad| pad >= kernel)) {
         return Some("padding as large as the kernel".to_owned());
     }
-    if kw < 2 || dc >= isa.lanes() {
-        return Some(format!("{dc} channels of {kw} taps, expected fewer than {} and several taps", isa.lanes()));
+    if !(2..=join::MOST).contains(&kw) || dc >= isa.lanes() {
+        let (channels, taps) = (isa.lanes(), join::MOST);
+        return Some(format!("{dc} channels of {kw} taps, expected fewer than {channels} of 2 to {taps}"));
     }
     if kw * dc > WIDTH || kh * sc > DEPTH {
         return Some(format!("a stretch of {} floats or {} products is too long", kw * dc, kh * sc));
@@ -156,7 +160,8 @@ impl Spread {
     }
 
     fn scratch(&self) -> usize {
-        (self.lines_len() + Ending::scratch(self.result[1] * self.dc, self.isa)) * size_of::<f32>()
+        let len = self.result[1] * self.dc;
+        (self.lines_len() + Join::scratch(self.kernel()[1], len) + Ending::scratch(len, self.isa)) * size_of::<f32>()
     }
 
     /// Kernel rows, by ascending source line, of which result line `y` finds the source line inside.
@@ -184,7 +189,10 @@ impl Spread {
         // the result lines belong to this task.
         unsafe {
             std::ptr::write_bytes(lines, 0, self.lines_len());
-            let ending = Ending::new(self.isa, epilogue, finish, self.dc, line_len, lines.add(self.lines_len()));
+            let numbers = lines.add(self.lines_len());
+            let ending = Ending::new(self.isa, epilogue, finish, self.dc, line_len, numbers);
+            let room = numbers.add(Ending::scratch(line_len, self.isa));
+            let join = Join::new(self.isa, [kw, self.before, self.dc], line_len, room);
             let mut finished = rows.start;
             for row in rows.clone() {
                 let (image, y) = (row / dh, row % dh);
@@ -214,7 +222,7 @@ impl Spread {
                 }
                 let first = lines.wrapping_add(self.before * self.dc);
                 let over = !epilogue.add && (rows.end - row - 1) * line_len >= self.isa.lanes();
-                ending.write(first, kw, pitch, dst.at(row * line_len, line_len), over);
+                ending.write(join.sum(first, pitch), dst.at(row * line_len, line_len), over);
                 let count = row + 1 - finished;
                 if let Some(kind) = epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
                     let len = count * line_len;
