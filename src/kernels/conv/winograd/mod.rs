@@ -80,7 +80,7 @@ impl Task {
     }
 
     /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
-    /// transforms add, which is larger for larger kernels.
+    /// transforms add. With runs of 8 for 5×5 AlexNet's gradients keep to their bound on every level.
     pub fn run(&self) -> usize {
         if self.kernel == 3 { 32 } else { 8 }
     }
