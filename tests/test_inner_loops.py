@@ -51,12 +51,13 @@ def innermost_loops() -> list[list[str]]:
 
 
 def tiles(loops: list[list[str]], rows: int, register: str) -> list[list[str]]:
-    """The loops of `rows` × 2 vectors in registers of this kind."""
+    """The loops of `rows` × 2 vectors in registers of this kind; those that select by masks are borders of few pixels."""
 
     def count(loop: list[str], *names: str) -> int:
         return sum(line.startswith(names) and register in line for line in loop)
 
-    return [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss") == rows]
+    full = [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss") == rows]
+    return [loop for loop in full if not any("{%k" in line or line.startswith("vblend") for line in loop)]
 
 
 # General registers: 15 beside the stack's. Twelve rows have twelve pointers; with the weights, the index, its end and
