@@ -51,7 +51,7 @@ def innermost_loops() -> list[list[str]]:
 
 
 def tiles(loops: list[list[str]], rows: int, register: str) -> list[list[str]]:
-    """The loops of `rows` × 2 vectors in registers of this kind; those that select by masks are borders of few pixels."""
+    """The loops of `rows` × 2 vectors in registers of this kind; those with masks are borders."""
 
     def count(loop: list[str], *names: str) -> int:
         return sum(line.startswith(names) and register in line for line in loop)

@@ -107,7 +107,11 @@ unsafe fn tile_body<S: Simd, const P: usize, const NV: usize>(tile: &Tile) {
 
 /// Most positions of a weight-gradient tile of `vectors` vectors.
 pub fn most_rows(isa: Isa, vectors: usize) -> usize {
-    most_pixels(isa, vectors)
+    match (isa, vectors) {
+        // A pointer per position: with twelve, sums do not stay in registers.
+        (Isa::Avx512, 2) => 8,
+        _ => most_pixels(isa, vectors),
+    }
 }
 
 /// Positions (kernel rows × source channels) of a weight gradient, summed over the pixels of a source line.
@@ -227,7 +231,7 @@ by_rows!(tile_2, Tile, tile_body, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
 by_rows!(tile_3, Tile, tile_body, 3; 1 2 3 4);
 by_rows!(tile_4, Tile, tile_body, 4; 1 2 3);
 by_rows!(grad_1, GradTile, grad_body, 1; 1 2 3 4 5 6 7 8 9 10 11 12);
-by_rows!(grad_2, GradTile, grad_body, 2; 1 2 3 4 5 6 7 8 9 10 11 12);
+by_rows!(grad_2, GradTile, grad_body, 2; 1 2 3 4 5 6 7 8);
 by_rows!(grad_3, GradTile, grad_body, 3; 1 2 3 4);
 by_rows!(grad_4, GradTile, grad_body, 4; 1 2 3);
 
