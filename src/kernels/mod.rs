@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::tensor::Args;
 
+mod ahead;
 pub mod axis_map;
 pub mod batch;
 pub mod conv;
@@ -28,6 +29,21 @@ pub mod softmax;
 pub mod strided;
 pub mod tailed;
 pub mod update;
+
+/// Tasks that big work is cut into: enough for tens of threads, few enough to cost nothing.
+const TASKS: usize = 32;
+/// Multiply-adds below which a task is not worth being cut further.
+const TASK_WORK: usize = 1 << 17;
+
+/// Tasks that so many multiply-adds are worth.
+fn tasks_for(work: usize) -> usize {
+    (work / TASK_WORK).clamp(1, TASKS)
+}
+
+/// Part number `index` of `parts` nearly equal parts of `0..total`.
+fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
+    index * total / parts..(index + 1) * total / parts
+}
 
 /// One operation with its geometry, ready to run.
 pub trait Kernel: Debug + Send + Sync {

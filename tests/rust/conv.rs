@@ -3,12 +3,16 @@
 //! Inputs are small integers, so that every sum is exact and results must be equal, whatever the order. Outputs and
 //! scratch memory are full of NaN before a run, and guarded behind their ends.
 
+#[path = "naive.rs"]
+mod naive;
+
 use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
 use cnnrs::kernels::conv::{BackwardData, BackwardWeights, Epilogue, Forward, Geometry, PackBackwardData, PackForward};
 use cnnrs::simd::Isa;
 use cnnrs::tensor::{AlignedBuf, Args, Slot};
 use cnnrs::window::Window2d;
+use naive::passes;
 use proptest::prelude::*;
 
 const GUARD: usize = 16;
@@ -56,29 +60,6 @@ fn integers(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| (next() % 9) as f32 - 4.0).collect()
 }
 
-/// Calls `f(src index, weight index, dst index)` for every product of the convolution.
-fn products(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
-    let (w, icg, ocg) = (&g.window, g.ic / g.groups, g.oc / g.groups);
-    let source = |out: usize, tap: usize, axis: usize, size: usize| {
-        let padded = out * w.stride[axis] + tap * w.dilation[axis];
-        padded.checked_sub(w.pad[axis][0]).filter(|&i| i < size)
-    };
-    for n in 0..g.n {
-        for (y, x) in (0..g.oh).flat_map(|y| (0..g.ow).map(move |x| (y, x))) {
-            for (ky, kx) in (0..w.kernel[0]).flat_map(|ky| (0..w.kernel[1]).map(move |kx| (ky, kx))) {
-                let (Some(iy), Some(ix)) = (source(y, ky, 0, g.ih), source(x, kx, 1, g.iw)) else { continue };
-                for k in 0..g.oc {
-                    for c in 0..icg {
-                        let src = ((n * g.ih + iy) * g.iw + ix) * g.ic + k / ocg * icg + c;
-                        let weight = ((ky * w.kernel[1] + kx) * icg + c) * g.oc + k;
-                        f(src, weight, ((n * g.oh + y) * g.ow + x) * g.oc + k);
-                    }
-                }
-            }
-        }
-    }
-}
-
 struct Case {
     geometry: Geometry,
     src: Vec<f32>,
@@ -122,14 +103,8 @@ impl Case {
     /// Compares all three kernels on every level with the naive sums, for equality.
     fn check(&self) {
         let g = &self.geometry;
-        let mut dst: Vec<f64> = (0..g.dst_len()).map(|i| f64::from(self.bias[i % g.oc])).collect();
-        let mut diff_src = vec![0.0f64; g.src_len()];
-        let mut diff_weights = vec![0.0f64; g.weights_len()];
-        products(g, |s, w, d| {
-            dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
-            diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
-            diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
-        });
+        let [mut dst, diff_src, diff_weights] = passes(g, &self.src, &self.weights, &self.diff_dst);
+        dst.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(self.bias[i % g.oc]));
         for isa in Isa::available() {
             let epilogue = Epilogue { bias: true, activation: None, ..Epilogue::default() };
             same(&self.forward(isa, epilogue), &dst, "forward", isa, g);

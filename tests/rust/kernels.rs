@@ -17,6 +17,8 @@ mod epilogue;
 mod image;
 #[path = "kernels/linear.rs"]
 mod linear;
+#[path = "naive.rs"]
+mod naive;
 #[path = "kernels/norm.rs"]
 mod norm;
 #[path = "kernels/norm_gate.rs"]

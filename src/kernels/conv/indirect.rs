@@ -2,20 +2,15 @@
 
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{Ahead, MAX_ROWS, RUN, Tile, tile, tile_rows};
+use super::micro::{Ahead, MAX_ROWS, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
 use crate::function::UnaryKind;
-use crate::kernels::Kernel;
-use crate::kernels::elementwise;
+use crate::kernels::{Kernel, elementwise, share, tasks_for};
 use crate::simd::Isa;
 use crate::tensor::{Args, Dst, Src};
 
-/// Tasks a big problem is cut into: enough for tens of threads, few enough to cost nothing.
-const TASKS: usize = 32;
-/// Multiply-adds below which a task is not worth being cut further.
-const TASK_WORK: usize = 1 << 17;
 /// Multiply-adds above which a task is cut further all the same: some milliseconds, after which the caller can look for
 /// an interrupt.
 const LONG_WORK: usize = 1 << 28;
@@ -59,7 +54,7 @@ impl Indirect {
                 let lattice = &problem.classes[class].lattice;
                 let rows = if problem.channels == 0 { 0 } else { lattice.rows() };
                 let work = rows.saturating_mul(problem.channels).saturating_mul(lattice.depth().max(1));
-                let wanted = (work / TASK_WORK).clamp(1, TASKS.max(work / LONG_WORK));
+                let wanted = tasks_for(work).max(work / LONG_WORK);
                 let reading = Reading::new(lattice, mr, wanted);
                 let units = if rows == 0 { 0 } else { reading.units(lattice) };
                 let weights = problem.group_len(class) * size_of::<f32>();
@@ -219,11 +214,6 @@ fn repeat(numbers: *const f32, count: usize, repeated: &mut [f32; MAX_LANES]) ->
     repeated.as_ptr()
 }
 
-/// Part number `index` of `parts` nearly equal parts of `0..total`.
-fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
-    index * total / parts..(index + 1) * total / parts
-}
-
 /// The source under the result pixels behind these, as many: where it starts, and its floats.
 fn source_behind(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>) -> (*const f32, usize) {
     let axes = [&lattice.h, &lattice.w];
@@ -286,7 +276,6 @@ impl PanelCall<'_> {
             channel,
             channels,
             finish: &self.finish,
-            run: RUN,
             ahead,
         };
         // SAFETY: the caller's word.

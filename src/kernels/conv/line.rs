@@ -1,20 +1,30 @@
 //! What follows the sums of a line of results whose pixels have few channels: vectors run over pixels and channels, and
 //! numbers per channel are repeated along the line.
 
+use std::ops::Range;
+
 use super::Epilogue;
 use super::epilogue::{Finish, mode};
+use crate::kernels::elementwise;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
+use crate::tensor::Dst;
 
 /// Numbers per channel along a line: bias, mean, scale and offset.
-pub const NUMBERS: usize = 4;
+const NUMBERS: usize = 4;
+/// Floats of results that are finished before an activation passes over them.
+const ACTIVATED: usize = 1 << 11;
 
-/// What the lines of a task have in common.
-#[derive(Debug, Clone, Copy)]
-pub struct Ending {
+/// The lines of a task, from the first to the last.
+#[derive(Debug)]
+pub struct Ending<'a> {
     isa: Isa,
+    epilogue: Epilogue,
     finish: Finish,
-    bias: bool,
+    dst: Dst<'a, f32>,
+    /// Lines that are not written, and, up to these, those that no activation has passed over.
+    rows: Range<usize>,
+    waiting: usize,
     numbers: *const f32,
     /// Floats of a line.
     len: usize,
@@ -22,7 +32,7 @@ pub struct Ending {
     pitch: usize,
 }
 
-impl Ending {
+impl<'a> Ending<'a> {
     /// Floats of scratch for lines of `len` floats.
     pub fn scratch(len: usize, isa: Isa) -> usize {
         NUMBERS * Self::pitch(len, isa)
@@ -32,20 +42,22 @@ impl Ending {
         len.next_multiple_of(isa.lanes())
     }
 
-    /// Repeats the numbers of `channels` channels along a line of `len` floats.
+    /// For lines `rows` of `dst`, of `len` floats of `channels` channels each.
     ///
     /// # Safety
-    /// The epilogue's operands hold their channels; `scratch` has room as said and is not used otherwise.
+    /// The epilogue's operands hold their channels; `scratch` has room as said and is not used otherwise; the lines
+    /// belong to the running task, and what is added is not in their memory.
     pub unsafe fn new(
         isa: Isa,
-        epilogue: Epilogue,
-        finish: Finish,
+        (epilogue, finish): (Epilogue, Finish),
+        (dst, rows): (Dst<'a, f32>, Range<usize>),
         channels: usize,
         len: usize,
         scratch: *mut f32,
     ) -> Self {
         let pitch = Self::pitch(len, isa);
-        let ending = Self { isa, finish, bias: epilogue.bias, numbers: scratch, len, pitch };
+        let waiting = rows.start;
+        let ending = Self { isa, epilogue, finish, dst, rows, waiting, numbers: scratch, len, pitch };
         // SAFETY: the caller's word; `len` is whole pixels.
         unsafe {
             std::ptr::write_bytes(scratch, 0, Self::scratch(len, isa));
@@ -69,14 +81,17 @@ impl Ending {
         ending
     }
 
-    /// Writes a line of results from their sums. If `over`, a vector may be written behind the line's end.
+    /// Writes the next line of results from their sums; an activation follows after some lines, while they are in cache.
     ///
     /// # Safety
-    /// The sums are readable for whole vectors; `result` is a line of the results and writable, for a vector more if
-    /// `over`; what is added is not in the same memory.
-    pub unsafe fn write(&self, sums: *const f32, result: *mut f32, over: bool) {
-        let call = Call { ending: self, sums, result, over };
-        // SAFETY: the caller's word.
+    /// The sums are readable for whole vectors; there is a next line.
+    pub unsafe fn write(&mut self, sums: *const f32) {
+        let row = self.rows.start;
+        self.rows.start += 1;
+        // What a vector writes behind the line is written once more, unless something of another's would be read there.
+        let over = !self.epilogue.add && self.rows.len() * self.len >= self.isa.lanes();
+        let call = Call { ending: self, sums, result: self.dst.at(row * self.len, self.len), over };
+        // SAFETY: the caller's word and that of `new`.
         unsafe {
             match self.finish.mode() {
                 mode::PLAIN => plain(self.isa, &call),
@@ -84,11 +99,17 @@ impl Ending {
                 _ => add(self.isa, &call),
             }
         }
+        let count = (self.rows.start - self.waiting) * self.len;
+        let Some(kind) = self.epilogue.later().filter(|_| count >= ACTIVATED || self.rows.is_empty()) else { return };
+        let values = self.dst.at(self.waiting * self.len, count);
+        // SAFETY: these lines are written and belong to this task.
+        unsafe { elementwise::activate(self.isa, kind, values, values, count) };
+        self.waiting = self.rows.start;
     }
 }
 
 struct Call<'a> {
-    ending: &'a Ending,
+    ending: &'a Ending<'a>,
     sums: *const f32,
     result: *mut f32,
     over: bool,
@@ -98,7 +119,7 @@ struct Call<'a> {
 /// As [`Ending::write`]; `MODE` is the epilogue's.
 #[inline(always)]
 unsafe fn body<S: Simd, const MODE: u8>(call: &Call<'_>) {
-    let Ending { ref finish, bias, numbers, len, pitch, .. } = *call.ending;
+    let Ending { ref finish, epilogue, numbers, len, pitch, .. } = *call.ending;
     // SAFETY: the caller's word.
     unsafe {
         let floor = S::splat(if finish.relu { 0.0 } else { f32::NEG_INFINITY });
@@ -107,7 +128,7 @@ unsafe fn body<S: Simd, const MODE: u8>(call: &Call<'_>) {
             let number = |line: usize| numbers.wrapping_add(line * pitch + at);
             let to = call.result.wrapping_add(at);
             let mut value = S::load(call.sums.wrapping_add(at));
-            if bias {
+            if epilogue.bias {
                 value = S::add(value, S::load(number(0)));
             }
             if MODE != mode::PLAIN && !finish.norm[0].is_null() {

@@ -46,8 +46,6 @@ pub struct Tile<'a> {
     pub channels: usize,
     /// What follows the sums; `channel` is its channel, too, where it has operands per channel.
     pub finish: &'a Finish,
-    /// Products that an accumulator takes before its sum is put aside, such as [`RUN`].
-    pub run: usize,
     /// What is read soon: asked for while the products are summed.
     pub ahead: Ahead,
 }
@@ -73,7 +71,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut spilled = Spilled::<MR, NV>::new();
-        let (mut left, mut any_aside) = (tile.run, false);
+        let (mut left, mut any_aside) = (RUN, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
         let mut ahead = tile.ahead.from;
         for i in 0..MR {
@@ -92,7 +90,7 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             let mut done = 0;
             while done < tile.len {
                 if left == 0 {
-                    left = tile.run;
+                    left = RUN;
                     put_aside::<S, MR, NV>(&mut sums, &mut spilled, any_aside);
                     any_aside = true;
                 }

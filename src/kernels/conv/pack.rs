@@ -129,9 +129,9 @@ impl Problem {
                     for reduced in 0..depth {
                         let from = (tap + reduced) * oc + group * single + panel * nr;
                         let (from, to) = (weights.at(from, count), packed.at(at + reduced * nr, nr));
-                        // SAFETY: both inside their operands, bytes need no alignment; this panel belongs to this task.
+                        // SAFETY: both inside their operands; this panel belongs to this task.
                         unsafe {
-                            to.cast::<u8>().copy_from_nonoverlapping(from.cast(), count * size_of::<f32>());
+                            to.copy_from_nonoverlapping(from, count);
                             to.wrapping_add(count).write_bytes(0, nr - count);
                         }
                     }

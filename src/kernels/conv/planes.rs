@@ -6,8 +6,7 @@
 
 use super::line::Ending;
 use super::{Epilogue, Geometry};
-use crate::kernels::Kernel;
-use crate::kernels::elementwise;
+use crate::kernels::{Kernel, share, tasks_for};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 use crate::tensor::Args;
@@ -18,11 +17,6 @@ const CHANNELS: usize = 8;
 const VECTORS: usize = 2;
 /// Most bytes of a padded image.
 const IMAGE: usize = 64 << 10;
-/// Most tasks, and multiply-adds below which a task is not worth being cut further.
-const TASKS: usize = 32;
-const TASK_WORK: usize = 1 << 17;
-/// Floats of results that are finished before an activation passes over them.
-const ACTIVATED: usize = 1 << 11;
 
 /// Convolution. Operands: input, weights as they are, those of the epilogue ([`Epilogue::operands`]), output.
 #[derive(Debug)]
@@ -49,7 +43,7 @@ pub fn refusal(isa: Isa, geometry: &Geometry) -> Option<String> {
 impl Planes {
     /// A convolution that is not refused.
     pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        let tasks = (geometry.flops() as usize / 2 / TASK_WORK).clamp(1, TASKS).min(geometry.n * geometry.oh);
+        let tasks = tasks_for(geometry.flops() as usize / 2).min(geometry.n * geometry.oh);
         Self { isa, geometry, epilogue, tasks }
     }
 
@@ -189,14 +183,12 @@ impl Kernel for Planes {
         let by_channels = scratch.cast::<f32>();
         let image = by_channels.wrapping_add(CHANNELS * Self::width(self.isa));
         let result = image.wrapping_add(Self::image_len(self.isa, &self.geometry));
-        let rows = task * n * oh / self.tasks..(task + 1) * n * oh / self.tasks;
-        let (len, together) = (ow * oc, (ACTIVATED / (ow * oc)).max(1));
-        let mut finished = rows.start;
+        let rows = share(task, self.tasks, n * oh);
         // SAFETY: scratch is as large as `scratch()` says; the result lines belong to this task.
         unsafe {
             std::ptr::write_bytes(scratch, 0, self.scratch());
             let numbers = result.wrapping_add(self.line_len());
-            let ending = Ending::new(self.isa, self.epilogue, finish, oc, len, numbers);
+            let mut ending = Ending::new(self.isa, (self.epilogue, finish), (dst, rows.clone()), oc, ow * oc, numbers);
             for row in rows.clone() {
                 let (number, y) = (row / oh, row % oh);
                 if row == rows.start || y == 0 {
@@ -219,14 +211,7 @@ impl Kernel for Planes {
                     pixels: ow,
                 };
                 line(self.isa, oc, &call);
-                let over = !self.epilogue.add && (rows.end - row - 1) * len >= self.isa.lanes();
-                ending.write(result, dst.at(row * len, len), over);
-                let count = row + 1 - finished;
-                if let Some(kind) = self.epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
-                    let values = dst.at(finished * len, count * len);
-                    elementwise::activate(self.isa, kind, values, values, count * len);
-                    finished = row + 1;
-                }
+                ending.write(result);
             }
         }
     }

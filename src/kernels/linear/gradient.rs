@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::{copy, share};
-use crate::kernels::Kernel;
+use crate::kernels::ahead::ask;
 use crate::kernels::conv::{GradTile, grad_tile, tile_rows};
 use crate::kernels::update::{Rule, step};
-use crate::multiversion;
-use crate::simd::{Isa, Simd};
+use crate::kernels::{Kernel, share};
+use crate::simd::Isa;
 use crate::tensor::{Args, Dst};
 
 /// Rows of the operands summed in registers before they are added to memory.
@@ -110,9 +109,9 @@ impl Gradient {
             for row in 0..self.rows {
                 let source = sources.wrapping_add(row * src_pitch);
                 let from = src.at(row * self.inputs + positions.start, positions.len());
-                copy(from, source, positions.len());
+                source.copy_from_nonoverlapping(from, positions.len());
                 let from = diff_dst.at(row * self.outputs + channels.start, channels.len());
-                copy(from, diffs.wrapping_add(row * diff_pitch), channels.len());
+                diffs.wrapping_add(row * diff_pitch).copy_from_nonoverlapping(from, channels.len());
                 table.wrapping_add(row).write(source);
             }
             let tiles = positions.len().div_ceil(mr);
@@ -249,7 +248,7 @@ impl<R: Rule> Sink for Taken<'_, R> {
         for operand in 3..4 + self.of.rule.states() {
             let from = self.args.src::<f32>(operand).at(first, channels.len());
             // SAFETY: nothing is read.
-            unsafe { ask(self.of.gradient.isa, from, channels.len()) };
+            unsafe { ask(self.of.gradient.isa, from, [1, 1], [0, 0], channels.len()) };
         }
     }
 
@@ -265,20 +264,6 @@ impl<R: Rule> Sink for Taken<'_, R> {
             }
         }
     }
-}
-
-/// # Safety
-/// Nothing is read.
-#[inline(always)]
-unsafe fn ask_body<S: Simd>(from: *const f32, floats: usize) {
-    for at in (0..floats).step_by(16) {
-        // SAFETY: prefetching may go anywhere.
-        unsafe { S::prefetch_far(from.wrapping_add(at)) };
-    }
-}
-
-multiversion! {
-    fn ask(from: *const f32, floats: usize) = ask_body;
 }
 
 impl<R: Rule> Kernel for BackwardUpdate<R> {

@@ -13,8 +13,6 @@ mod panels;
 mod product;
 mod tile;
 
-use std::ops::Range;
-
 pub use gradient::{BackwardUpdate, BackwardWeights};
 pub use product::Product;
 
@@ -24,17 +22,3 @@ use super::conv::RUN;
 const CHUNK: usize = RUN;
 /// Floats from one row of a copied source to the next: rows of a multiple of 4 KiB would share a few lines of the cache.
 const SRC_PITCH: usize = CHUNK + 16;
-
-/// Part number `index` of `parts` nearly equal parts of `0..total`.
-fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
-    index * total / parts..(index + 1) * total / parts
-}
-
-/// Copies floats that need not be aligned.
-///
-/// # Safety
-/// `count` floats are readable and writable, and do not overlap.
-unsafe fn copy(from: *const f32, to: *mut f32, count: usize) {
-    // SAFETY: the caller's word.
-    unsafe { to.cast::<u8>().copy_from_nonoverlapping(from.cast(), count * size_of::<f32>()) };
-}

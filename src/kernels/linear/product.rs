@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::panels::{AHEAD, Weights, fill};
 use super::tile::{Feed, Tile, tile};
-use super::{CHUNK, SRC_PITCH, copy, share};
+use super::{CHUNK, SRC_PITCH};
 use crate::function::UnaryKind;
-use crate::kernels::Kernel;
 use crate::kernels::conv::tile_rows;
-use crate::kernels::elementwise;
+use crate::kernels::{Kernel, elementwise, share, tasks_for};
 use crate::simd::Isa;
 use crate::tensor::Args;
 
@@ -20,10 +19,6 @@ const BLOCKS: usize = 16;
 const ROWS: usize = 96;
 /// Rows below which weights are not copied once more for the sake of another task.
 const FEW_ROWS: usize = 24;
-/// Most tasks that rows are cut for.
-const TASKS: usize = 32;
-/// Multiply-adds below which a task is not worth being cut further.
-const TASK_WORK: usize = 1 << 17;
 
 /// Which product of a matrix of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +69,7 @@ impl Product {
         let panels = channels.div_ceil(nr);
         let width = (panels / BLOCKS).clamp(1, WIDTH / nr) * nr;
         let work = rows.saturating_mul(depth).saturating_mul(channels);
-        let wanted = (work / TASK_WORK).clamp(1, TASKS).div_ceil(channels.div_ceil(width).max(1));
+        let wanted = tasks_for(work).div_ceil(channels.div_ceil(width).max(1));
         let row_tasks = rows.div_ceil(ROWS).max(wanted.min(rows / FEW_ROWS)).max(usize::from(rows > 0));
         Self { isa, direction, rows, depth, channels, bias: false, activation: None, width, row_tasks }
     }
@@ -147,7 +142,7 @@ impl Kernel for Product {
                 let from = args.src::<f32>(0);
                 for (index, row) in rows.clone().enumerate() {
                     let from = from.at(row * self.depth + terms.start, terms.len());
-                    copy(from, source.wrapping_add(index * SRC_PITCH), terms.len());
+                    source.wrapping_add(index * SRC_PITCH).copy_from_nonoverlapping(from, terms.len());
                 }
                 let part = Part { terms: terms.clone(), rows: rows.clone(), channels: channels.clone(), source };
                 match self.direction {

@@ -89,10 +89,7 @@ impl Lowering<'_> {
             return self.winograd_backward_weights(node, geometry);
         };
         let Some(spread) = spread::BackwardWeights::refusal(isa, &geometry) else {
-            let kernel = spread::BackwardWeights::new(isa, geometry);
-            let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
-            self.refused.push(("conv_backward_weights".to_owned(), "few channels".to_owned()));
-            return self.push_parts(node, kernel, parts, operands, geometry.describe());
+            return self.spread_backward_weights(node, geometry);
         };
         let kernel = conv::BackwardWeights::new(isa, geometry);
         let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));

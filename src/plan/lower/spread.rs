@@ -4,7 +4,7 @@ use super::Lowering;
 use crate::graph::{Fused, Node};
 use crate::kernels::conv::Geometry;
 use crate::kernels::conv::planes::Planes;
-use crate::kernels::conv::spread::{BackwardData, Forward, Pack};
+use crate::kernels::conv::spread::{BackwardData, BackwardWeights, Forward, Pack};
 
 impl Lowering<'_> {
     pub(super) fn planes_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
@@ -37,6 +37,13 @@ impl Lowering<'_> {
         let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
         self.refused.push(("conv_backward_data".to_owned(), "few channels".to_owned()));
         self.push(node, BackwardData::new(isa, geometry), operands, geometry.describe());
+    }
+
+    pub(super) fn spread_backward_weights(&mut self, node: &Node, geometry: Geometry) {
+        let kernel = BackwardWeights::new(self.options.isa, geometry);
+        let (parts, operands) = (kernel.parts(), self.buffers(&node.inputs));
+        self.refused.push(("conv_backward_weights".to_owned(), "few channels".to_owned()));
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
     /// Notes why a convolution to fewer channels than a vector has lanes does not spread its pixels; of others that is no

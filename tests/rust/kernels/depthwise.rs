@@ -8,24 +8,8 @@ use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
 
+use crate::naive::{passes, products};
 use crate::{Operand, assert_close, integers, run};
-
-/// Calls `f(src index, weight index, dst index)` for every product.
-fn products(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
-    let (w, c) = (&g.window, g.oc);
-    let source = |out: usize, tap: usize, axis: usize, size: usize| {
-        (out * w.stride[axis] + tap * w.dilation[axis]).checked_sub(w.pad[axis][0]).filter(|&i| i < size)
-    };
-    for (n, y, x) in (0..g.n * g.oh * g.ow).map(|i| (i / (g.oh * g.ow), i / g.ow % g.oh, i % g.ow)) {
-        for (ky, kx) in (0..w.kernel[0]).flat_map(|ky| (0..w.kernel[1]).map(move |kx| (ky, kx))) {
-            let (Some(iy), Some(ix)) = (source(y, ky, 0, g.ih), source(x, kx, 1, g.iw)) else { continue };
-            for k in 0..c {
-                let src = ((n * g.ih + iy) * g.iw + ix) * c + k;
-                f(src, (ky * w.kernel[1] + kx) * c + k, ((n * g.oh + y) * g.ow + x) * c + k);
-            }
-        }
-    }
-}
 
 struct Case {
     geometry: Geometry,
@@ -71,14 +55,8 @@ impl Case {
     /// All three passes on every level against naive sums.
     fn check(&self) {
         let g = &self.geometry;
-        let mut dst: Vec<f64> = (0..g.dst_len()).map(|i| f64::from(self.bias[i % g.oc])).collect();
-        let mut diff_src = vec![0.0f64; g.src_len()];
-        let mut diff_weights = vec![0.0f64; g.weights_len()];
-        products(g, |s, w, d| {
-            dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
-            diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
-            diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
-        });
+        let [mut dst, diff_src, diff_weights] = passes(g, &self.src, &self.weights, &self.diff_dst);
+        dst.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(self.bias[i % g.oc]));
         for isa in Isa::available() {
             let what = |pass: &str| format!("{pass} on {}, {}", isa.name(), g.describe());
             assert_close(&self.forward(isa, None), &dst, 0.0, &what("forward"));

@@ -8,6 +8,7 @@ use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
 
+use crate::naive::passes;
 use crate::{Operand, assert_close, integers, run};
 
 struct Case {
@@ -80,24 +81,7 @@ impl Case {
     /// All three passes on every level against naive sums.
     fn check(&self) {
         let g = &self.geometry;
-        let [kh, kw] = g.window.kernel;
-        let mut dst = vec![0.0f64; g.dst_len()];
-        let mut diff_src = vec![0.0f64; g.src_len()];
-        let mut diff_weights = vec![0.0f64; g.weights_len()];
-        for (n, y, x) in (0..g.n * g.oh * g.ow).map(|i| (i / (g.oh * g.ow), i / g.ow % g.oh, i % g.ow)) {
-            for (ky, kx) in (0..kh * kw).map(|tap| (tap / kw, tap % kw)) {
-                let inside = |at: usize, axis: usize, size| at.checked_sub(g.window.pad[axis][0]).filter(|&i| i < size);
-                let (Some(iy), Some(ix)) = (inside(y + ky, 0, g.ih), inside(x + kx, 1, g.iw)) else { continue };
-                for (c, k) in (0..g.ic * g.oc).map(|i| (i / g.oc, i % g.oc)) {
-                    let s = ((n * g.ih + iy) * g.iw + ix) * g.ic + c;
-                    let w = ((ky * kw + kx) * g.ic + c) * g.oc + k;
-                    let d = ((n * g.oh + y) * g.ow + x) * g.oc + k;
-                    dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
-                    diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
-                    diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
-                }
-            }
-        }
+        let [dst, diff_src, diff_weights] = passes(g, &self.src, &self.weights, &self.diff_dst);
         let biased: Vec<f64> = dst.iter().enumerate().map(|(i, sum)| sum + f64::from(self.bias[i % g.oc])).collect();
         let relu: Vec<f64> = biased.iter().map(|&x| if x < 0.0 { 0.0 } else { x }).collect();
         let clipped: Vec<f64> = dst.iter().map(|&x| if x.is_nan() { x } else { x.clamp(0.0, 6.0) }).collect();

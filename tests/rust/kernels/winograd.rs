@@ -8,6 +8,7 @@ use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
 
+use crate::naive::passes;
 use crate::{Operand, assert_close, run, values};
 
 /// Largest error relative to the largest result.
@@ -62,24 +63,9 @@ impl Case {
 
     /// All three passes on every level against naive sums.
     fn check(&self) {
-        let (g, k) = (&self.geometry, self.geometry.window.kernel[0]);
-        let mut dst: Vec<f64> = (0..g.dst_len()).map(|i| f64::from(self.bias[i % g.oc])).collect();
-        let mut diff_src = vec![0.0f64; g.src_len()];
-        let mut diff_weights = vec![0.0f64; g.weights_len()];
-        for (n, y, x) in (0..g.n * g.oh * g.ow).map(|i| (i / (g.oh * g.ow), i / g.ow % g.oh, i % g.ow)) {
-            for (ky, kx) in (0..k * k).map(|tap| (tap / k, tap % k)) {
-                let inside = |at: usize, axis: usize, size| at.checked_sub(g.window.pad[axis][0]).filter(|&i| i < size);
-                let (Some(iy), Some(ix)) = (inside(y + ky, 0, g.ih), inside(x + kx, 1, g.iw)) else { continue };
-                for (c, o) in (0..g.ic * g.oc).map(|i| (i / g.oc, i % g.oc)) {
-                    let s = ((n * g.ih + iy) * g.iw + ix) * g.ic + c;
-                    let w = ((ky * k + kx) * g.ic + c) * g.oc + o;
-                    let d = ((n * g.oh + y) * g.ow + x) * g.oc + o;
-                    dst[d] += f64::from(self.src[s]) * f64::from(self.weights[w]);
-                    diff_src[s] += f64::from(self.diff_dst[d]) * f64::from(self.weights[w]);
-                    diff_weights[w] += f64::from(self.src[s]) * f64::from(self.diff_dst[d]);
-                }
-            }
-        }
+        let g = &self.geometry;
+        let [mut dst, diff_src, diff_weights] = passes(g, &self.src, &self.weights, &self.diff_dst);
+        dst.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(self.bias[i % g.oc]));
         for isa in Isa::available() {
             let what = |pass: &str| format!("{pass} on {}, {}", isa.name(), g.describe());
             let relu: Vec<f64> = dst.iter().map(|&x| x.max(0.0)).collect();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::tile::{GradTile, grad_tile, most_rows};
 use super::{Geometry, Spread};
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
 
@@ -80,7 +80,7 @@ impl BackwardWeights {
         let first = before.min(sw);
         let whole = first..(before + dw + 1).saturating_sub(kw).clamp(first, sw);
         for tile in 0..tiles {
-            let part = tile * positions / tiles..(tile + 1) * positions / tiles;
+            let part = share(tile, tiles, positions);
             let call = GradTile {
                 src: source,
                 line: sw * sc,
@@ -141,7 +141,7 @@ impl Kernel for BackwardWeights {
             for i in 0..dw * dc {
                 *inside.add(before * dc + i) = 1.0;
             }
-            for row in part * rows / self.parts..(part + 1) * rows / self.parts {
+            for row in share(part, self.parts, rows) {
                 let (image, y) = (row / dh, row % dh);
                 let reached = self.spread.reached(y);
                 let first = image as isize * sh as isize + y as isize + top + reached.start as isize;

@@ -21,8 +21,7 @@ use super::epilogue::Finish;
 use super::gather::{Axis, reads_rows};
 use super::line::Ending;
 use super::{Epilogue, Geometry};
-use crate::kernels::Kernel;
-use crate::kernels::elementwise;
+use crate::kernels::{Kernel, share, tasks_for};
 use crate::simd::Isa;
 use crate::tensor::Args;
 use join::Join;
@@ -35,11 +34,6 @@ const DEPTH: usize = 256;
 /// From so many products on, what spreading costs beside them counts little; below the first number, much.
 const FEW_PRODUCTS: usize = 5;
 const MANY_PRODUCTS: usize = 16;
-/// Most tasks, and multiply-adds below which a task is not worth being cut further.
-const TASKS: usize = 32;
-const TASK_WORK: usize = 1 << 17;
-/// Floats of results that are finished before an activation passes over them.
-const ACTIVATED: usize = 1 << 11;
 
 /// One direction of a convolution: from `sc` channels of `sh`×`sw` pixels to `dc` channels of `dh`×`dw`.
 #[derive(Debug, Clone)]
@@ -118,7 +112,7 @@ impl Spread {
         let ([kh, kw], pad) = (window.kernel, [window.pad[0][0], window.pad[1][0]]);
         let work = geometry.flops() as usize / 2;
         let rows = n * if backward { ih } else { oh };
-        let tasks = (work / TASK_WORK).clamp(1, TASKS).min(rows);
+        let tasks = tasks_for(work).min(rows);
         if backward {
             let top = pad[0] as isize - (kh as isize - 1);
             let (source, result) = ([oh, ow], [ih, iw]);
@@ -179,22 +173,19 @@ impl Spread {
     unsafe fn run(&self, task: usize, args: &Args<'_>, epilogue: Epilogue, finish: Finish, scratch: *mut u8) {
         let [_, kw] = self.kernel();
         let ([dh, dw], [sh, sw]) = (self.result, self.source);
-        let rows = self.geometry.n * dh;
-        let rows = task * rows / self.tasks..(task + 1) * rows / self.tasks;
+        let rows = share(task, self.tasks, self.geometry.n * dh);
         let (src, packed, dst) = (args.src::<f32>(0), args.src::<f32>(1), args.dst::<f32>(2 + epilogue.operands()));
         let (lines, line_len, pitch) = (scratch.cast::<f32>(), dw * self.dc, self.pitch());
         let weights = packed.at(0, self.kernel()[0] * self.row_len());
-        let together = (ACTIVATED / line_len.max(1)).max(1);
         // SAFETY: scratch is as large as `scratch()` says; source lines and result lines lie inside their operands, and
         // the result lines belong to this task.
         unsafe {
             std::ptr::write_bytes(lines, 0, self.lines_len());
             let numbers = lines.add(self.lines_len());
-            let ending = Ending::new(self.isa, epilogue, finish, self.dc, line_len, numbers);
+            let mut ending = Ending::new(self.isa, (epilogue, finish), (dst, rows.clone()), self.dc, line_len, numbers);
             let room = numbers.add(Ending::scratch(line_len, self.isa));
             let join = Join::new(self.isa, [kw, self.before, self.dc], line_len, room);
-            let mut finished = rows.start;
-            for row in rows.clone() {
+            for row in rows {
                 let (image, y) = (row / dh, row % dh);
                 let reached = self.reached(y);
                 let line = image as isize * sh as isize + y as isize + self.top + reached.start as isize;
@@ -203,7 +194,7 @@ impl Spread {
                 let behind = (self.vectors() * self.isa.lanes() - self.width()).div_ceil(self.width());
                 let tiles = sw.div_ceil(most_pixels(self.isa, self.vectors()));
                 for number in 0..tiles {
-                    let pixels = number * sw / tiles..(number + 1) * sw / tiles;
+                    let pixels = share(number, tiles, sw);
                     let call = Tile {
                         src: source.wrapping_add(pixels.start * self.sc),
                         channels: self.sc,
@@ -221,15 +212,7 @@ impl Spread {
                     tile(self.isa, pixels.len(), self.vectors(), &call);
                 }
                 let first = lines.wrapping_add(self.before * self.dc);
-                let over = !epilogue.add && (rows.end - row - 1) * line_len >= self.isa.lanes();
-                ending.write(join.sum(first, pitch), dst.at(row * line_len, line_len), over);
-                let count = row + 1 - finished;
-                if let Some(kind) = epilogue.later().filter(|_| count == together || row + 1 == rows.end) {
-                    let len = count * line_len;
-                    let values = dst.at(finished * line_len, len);
-                    elementwise::activate(self.isa, kind, values, values, len);
-                    finished = row + 1;
-                }
+                ending.write(join.sum(first, pitch));
             }
         }
     }

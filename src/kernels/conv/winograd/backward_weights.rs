@@ -2,14 +2,15 @@
 //!
 //! Tiles are taken in *chunks* whose positions stay in the last-level cache. For each chunk the pixels of both operands
 //! are transformed, then every position's product over the chunk's tiles is added to the gradient in transformed form,
-//! which is transformed back at the end. Chunks depend on the shape only and are added in order.
+//! which is transformed back at the end. Chunks depend on the shape only and are added in order. With few tiles there is
+//! one chunk, and a task takes a block of channels through all positions and back.
 
 use super::source::{Positions, transform_gradient, transform_source};
-use super::tile::{Outer, sum_over_tiles};
+use super::tile::{Rows, sum_over_tiles};
 use super::transform::{IN, POSITIONS, Transform, WeightsTransposed, square};
-use super::{Geometry, Task, share};
-use crate::kernels::Kernel;
+use super::{Geometry, Task};
 use crate::kernels::conv::micro::tile_rows;
+use crate::kernels::{Kernel, share};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::{Args, Dst};
 use std::ops::Range;
@@ -232,19 +233,18 @@ impl BackwardWeights {
                 for part in 0..parts {
                     let rows = share(part, parts, channels);
                     let row = (s - of_source.start) * WIDTH + rows.start;
-                    let outer = Outer {
+                    let rows_of = Rows {
                         source: source.wrapping_add(self.source.channel(s * WIDTH + rows.start)),
-                        source_pitch: self.source.pitch,
-                        gradient: gradient.wrapping_add(self.gradient.channel(g * nr)),
-                        gradient_pitch: self.gradient.pitch,
-                        tiles,
+                        pitch: self.source.pitch,
+                        depth: tiles,
+                        panel: gradient.wrapping_add(self.gradient.channel(g * nr)),
                         sums: sums.wrapping_add(row * pitch + (g - of_gradient.start) * nr),
                         sums_pitch: pitch,
                         add,
                         run: self.task.run(),
                     };
                     // SAFETY: the caller's word.
-                    unsafe { sum_over_tiles(self.isa, rows.len(), &outer) };
+                    unsafe { sum_over_tiles(self.isa, rows.len(), &rows_of) };
                 }
             }
         }

@@ -106,6 +106,13 @@ impl Task {
         let [h, w] = self.grid();
         (index / (h * w), index / w % h * self.out(), index % w * self.out())
     }
+
+    /// Floats to the first result of a tile, and its rows and columns of results.
+    pub fn results(&self, index: usize) -> (usize, [usize; 2]) {
+        let (image, y, x) = self.tile(index);
+        let size = [self.out().min(self.dh - y), self.out().min(self.dw - x)];
+        (((image * self.dh + y) * self.dw + x) * self.dc, size)
+    }
 }
 
 /// Why a convolution is not computed this way; `None` if it is. A rule in shape and permission only.
@@ -126,9 +133,4 @@ pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     }
     let tiles = Task::forward(geometry).tiles();
     (tiles < TILES).then(|| format!("{tiles} tiles, fewer than {TILES}"))
-}
-
-/// Part number `index` of `parts` nearly equal parts of `0..total`.
-fn share(index: usize, parts: usize, total: usize) -> std::ops::Range<usize> {
-    index * total / parts..(index + 1) * total / parts
 }

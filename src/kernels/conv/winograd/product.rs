@@ -2,15 +2,15 @@
 
 use super::pack::{Panels, transform_weights};
 use super::results::{Write, results_of};
-use super::source::{Positions, ask, transform_source};
-use super::tile::{Rows, multiply};
+use super::source::{Positions, transform_source};
+use super::tile::{Rows, sum_over_channels};
 use super::transform::POSITIONS;
-use super::{Geometry, Task, share};
-use crate::kernels::Kernel;
+use super::{Geometry, Task};
+use crate::kernels::ahead::ask;
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
-use crate::kernels::elementwise;
+use crate::kernels::{Kernel, elementwise, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
 use std::ops::Range;
@@ -314,13 +314,13 @@ impl Product {
                         source: source.wrapping_add(channels.start),
                         pitch: places.pitch,
                         depth: channels.len(),
-                        weights: weights.wrapping_add(panels.start(0, position)),
+                        panel: weights.wrapping_add(panels.start(0, position)),
                         sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
                         sums_pitch: sums.pitch,
                         add: channels.start > 0,
                         run: self.task.run(),
                     };
-                    multiply(self.isa, rows.len(), &product);
+                    sum_over_channels(self.isa, rows.len(), &product);
                 }
             }
         }
@@ -341,9 +341,8 @@ impl Product {
             out: of.out(),
         };
         for (row, index) in tiles.enumerate() {
-            let (image, y, x) = of.tile(index);
-            let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-            let size = [of.out().min(of.dh - y), of.out().min(of.dw - x)];
+            let (at, size) = of.results(index);
+            let at = run.dst.wrapping_add(at + first);
             // SAFETY: the caller's word.
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
@@ -360,11 +359,10 @@ impl Product {
         let (isa, of) = (self.isa, &self.task);
         let first = panel * self.panels.nr;
         for index in share(position, POSITIONS, tiles.len()) {
-            let (image, y, x) = of.tile(tiles.start + index);
-            let at = run.dst.wrapping_add(((image * of.dh + y) * of.dw + x) * of.dc + first);
-            let size = [of.out().min(of.dh - y), of.out().min(of.dw - x)];
+            let (at, size) = of.results(tiles.start + index);
+            let (at, channels) = (run.dst.wrapping_add(at + first), self.panels.nr.min(of.dc - first));
             // SAFETY: hints.
-            unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], self.panels.nr.min(of.dc - first)) };
+            unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], channels) };
         }
         if !run.blocks {
             return;

@@ -137,26 +137,6 @@ multiversion! {
     fn gradient_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = gradient_body, [2];
 }
 
-/// # Safety
-/// None: these are hints.
-#[inline(always)]
-unsafe fn ask_body<S: Simd>(first: *const f32, size: [usize; 2], pitch: [usize; 2], floats: usize) {
-    for y in 0..size[0] {
-        for x in 0..size[1] {
-            let at = first.wrapping_add(y * pitch[0] + x * pitch[1]);
-            for c in (0..floats).step_by(16) {
-                // SAFETY: any address will do.
-                unsafe { S::prefetch_far(at.wrapping_add(c)) };
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// Asks for `floats` floats of `size` rows and columns of pixels at `pitch` from `first` on, which will be wanted soon.
-    pub fn ask(first: *const f32, size: [usize; 2], pitch: [usize; 2], floats: usize) = ask_body;
-}
-
 /// The pixels of the square of `side` from (`y`, `x`) of an image of `size` pixels at `image`.
 fn pixels(
     side: usize,
