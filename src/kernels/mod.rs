@@ -23,6 +23,7 @@ pub mod elementwise;
 pub mod image;
 pub mod linear;
 pub mod norm;
+mod panels;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;

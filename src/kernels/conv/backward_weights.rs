@@ -21,6 +21,8 @@ const PARTS: usize = 16;
 const MIN_PARTS: usize = 8;
 /// A gradient up to so many bytes is kept once per part.
 const PRIVATE: usize = 512 << 10;
+/// Bytes beyond which the processor does not guess what is read next.
+const PAGE: usize = 4096;
 /// Positions and panels of a block that a task owns.
 const OWNED: [usize; 2] = [96, 8];
 
@@ -230,13 +232,15 @@ impl BackwardWeights {
         let diff_pitch = self.geometry.oc * self.fold;
         let base = part * self.geometry.weights_len();
         let pointed = self.reading.per_segment();
-        // The next piece, unless the operands end before.
-        let more = rows.end + rows.len() <= lattice.rows();
-        let in_place = matches!(self.reading, Reading::InPlace { .. });
-        let ahead = [
-            if more && in_place { rows.len() * frame.pixel } else { 0 },
-            if more { rows.len() * diff_pitch } else { 0 },
-        ];
+        // Where a task passes once over its part of both operands these come from memory, and gradients that lie a page apart
+        // come unforeseen: it asks for the next piece, unless they end before.
+        let far = self.parts > 1 || diff_pitch * size_of::<f32>() >= PAGE;
+        let more = far && rows.end + rows.len() <= lattice.rows();
+        let ahead = match self.reading {
+            Reading::InPlace { .. } if more => [rows.len() * frame.pixel, rows.len() * diff_pitch],
+            Reading::Copied { .. } if more => [0, rows.len() * diff_pitch],
+            _ => [0; 2],
+        };
         // SAFETY: the caller's word.
         unsafe {
             if !pointed && !rows.is_empty() {

@@ -266,7 +266,8 @@ pub struct GradTile {
     pub channels: usize,
     /// Whether to add to what is there.
     pub add: bool,
-    /// Floats from what a pixel reads, of the source and of the gradient, to what is asked for ahead.
+    /// Floats from what a pixel reads, of the source and of the gradient, to what is asked for ahead; nothing is where they
+    /// are null, or channels are no whole vectors.
     pub ahead: [usize; 2],
 }
 
@@ -275,7 +276,7 @@ pub struct GradTile {
 /// writable for `channels` floats per position.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as above
-unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>(tile: &GradTile) {
+unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool, const AHEAD: bool>(tile: &GradTile) {
     // SAFETY: the caller's word.
     unsafe {
         let mut counts = [S::LANES; NV];
@@ -291,9 +292,11 @@ unsafe fn grad_body<S: Simd, const MR: usize, const NV: usize, const FULL: bool>
                 let at = diff.wrapping_add(v * S::LANES);
                 b[v] = if FULL || v + 1 < NV { S::load(at) } else { S::load_partial(at, counts[v]) };
             }
-            S::prefetch(row.wrapping_add(tile.ahead[0]));
-            for v in 0..NV {
-                S::prefetch(diff.wrapping_add(tile.ahead[1] + v * S::LANES));
+            if AHEAD {
+                S::prefetch(row.wrapping_add(tile.ahead[0]));
+                for v in 0..NV {
+                    S::prefetch(diff.wrapping_add(tile.ahead[1] + v * S::LANES));
+                }
             }
             for i in 0..MR {
                 let a = S::splat(row.wrapping_add(i).read());
@@ -350,10 +353,12 @@ pub(in crate::kernels) use by_rows;
 
 by_rows!(tile_1, Tile<'_>, bool, tile_body::<_, _, 1>);
 by_rows!(tile_2, Tile<'_>, bool, tile_body::<_, _, 2>);
-by_rows!(grad_1, GradTile, (), grad_body::<_, _, 1, false>);
-by_rows!(grad_1_full, GradTile, (), grad_body::<_, _, 1, true>);
-by_rows!(grad_2, GradTile, (), grad_body::<_, _, 2, false>);
-by_rows!(grad_2_full, GradTile, (), grad_body::<_, _, 2, true>);
+by_rows!(grad_1, GradTile, (), grad_body::<_, _, 1, false, false>);
+by_rows!(grad_1_full, GradTile, (), grad_body::<_, _, 1, true, false>);
+by_rows!(grad_1_ahead, GradTile, (), grad_body::<_, _, 1, true, true>);
+by_rows!(grad_2, GradTile, (), grad_body::<_, _, 2, false, false>);
+by_rows!(grad_2_full, GradTile, (), grad_body::<_, _, 2, true, false>);
+by_rows!(grad_2_ahead, GradTile, (), grad_body::<_, _, 2, true, true>);
 
 /// Runs a tile of `rows` × `vectors`; returns whether a result is NaN.
 ///
@@ -372,11 +377,13 @@ pub unsafe fn grad_tile(isa: Isa, rows: usize, vectors: usize, tile: &GradTile) 
     let full = tile.channels == vectors * isa.lanes();
     // SAFETY: the caller's word.
     unsafe {
-        match (vectors, full) {
-            (1, false) => grad_1(isa, rows, tile),
-            (1, true) => grad_1_full(isa, rows, tile),
-            (_, false) => grad_2(isa, rows, tile),
-            (_, true) => grad_2_full(isa, rows, tile),
+        match (vectors, full, tile.ahead != [0; 2]) {
+            (1, false, _) => grad_1(isa, rows, tile),
+            (1, true, false) => grad_1_full(isa, rows, tile),
+            (1, true, true) => grad_1_ahead(isa, rows, tile),
+            (_, false, _) => grad_2(isa, rows, tile),
+            (_, true, false) => grad_2_full(isa, rows, tile),
+            (_, true, true) => grad_2_ahead(isa, rows, tile),
         }
     }
 }

@@ -10,6 +10,7 @@
 use super::Geometry;
 use super::gather::{Axis, Lattice, reads_rows};
 use crate::kernels::Kernel;
+use crate::kernels::panels::{Weights, fill};
 use crate::simd::Isa;
 use crate::tensor::Args;
 
@@ -116,25 +117,26 @@ impl Problem {
         let Class { lattice, packed_start, fold_step } = &self.classes[class];
         let (nr, oc, ic) = (self.nr(), self.geometry.oc, self.geometry.group_ic());
         let (depth, single) = (lattice.group_channels, self.channels / self.fold);
+        if depth == 0 {
+            return;
+        }
         let columns = lattice.w.taps.len() + (self.fold - 1) * fold_step;
         let start = packed_start + group * self.group_len(class) + panel * self.panel_len(class);
         for (row, &m) in lattice.h.taps.iter().enumerate() {
             for column in 0..columns {
                 let at = start + (row * columns + column) * depth * nr;
-                if !self.backward && self.fold == 1 {
-                    // The weights of a panel lie side by side: line by line, since lane by lane each line of memory would be
-                    // fetched once per lane.
+                if self.fold == 1 {
                     let tap = (m * self.geometry.window.kernel[1] + lattice.w.taps[column]) * ic;
-                    let count = nr.min(single - panel * nr);
-                    for reduced in 0..depth {
-                        let from = (tap + reduced) * oc + group * single + panel * nr;
-                        let (from, to) = (weights.at(from, count), packed.at(at + reduced * nr, nr));
-                        // SAFETY: both inside their operands; this panel belongs to this task.
-                        unsafe {
-                            to.copy_from_nonoverlapping(from, count);
-                            to.wrapping_add(count).write_bytes(0, nr - count);
-                        }
-                    }
+                    let (first, channels) = (panel * nr, nr.min(single - panel * nr));
+                    let (from, len) = if self.backward {
+                        ((tap + first) * oc + group * self.geometry.group_oc(), (channels - 1) * oc + depth)
+                    } else {
+                        (tap * oc + group * single + first, (depth - 1) * oc + channels)
+                    };
+                    let (from, to) = (weights.at(from, len), packed.at(at, depth * nr));
+                    let of = Weights { from, pitch: oc, depth, channels, nr, to };
+                    // SAFETY: both inside their operands; this panel belongs to this task.
+                    unsafe { fill(self.isa, &of, self.backward) };
                     continue;
                 }
                 for lane in 0..nr {

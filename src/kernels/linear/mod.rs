@@ -9,7 +9,6 @@
 //! pixel.
 
 mod gradient;
-mod panels;
 mod product;
 mod tile;
 

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::panels::{AHEAD, Weights, fill};
 use super::tile::{Feed, Tile, tile};
 use super::{CHUNK, SRC_PITCH};
 use crate::function::UnaryKind;
 use crate::kernels::conv::tile_rows;
+use crate::kernels::panels::{AHEAD, Weights, fill};
 use crate::kernels::{Kernel, elementwise, share, tasks_for};
 use crate::simd::Isa;
 use crate::tensor::Args;

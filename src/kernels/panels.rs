@@ -1,5 +1,5 @@
-//! Copies of a chunk's weights as panels of `nr` result channels: in a panel, `nr` weights for every term of the
-//! reduction, zero beyond the last channel.
+//! Copies of a matrix of weights as panels of `nr` result channels: in a panel, `nr` weights for every term of the
+//! reduction, zero beyond the last channel. Memory is read by lines, whichever way it lies.
 
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
