@@ -242,6 +242,7 @@ impl BackwardWeights {
                         sums_pitch: pitch,
                         add,
                         run: self.task.run(),
+                        ahead: std::ptr::null(),
                     };
                     // SAFETY: the caller's word.
                     unsafe { sum_over_tiles(self.isa, rows.len(), &rows_of) };

@@ -6,7 +6,7 @@ use super::source::{Positions, transform_source};
 use super::tile::{Rows, sum_over_channels};
 use super::transform::POSITIONS;
 use super::{Geometry, Task};
-use crate::kernels::ahead::ask;
+use crate::kernels::ahead::{LINE, ask};
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
@@ -301,6 +301,7 @@ impl Product {
         let sums = run.positions;
         let count = tiles.len();
         let parts = count.div_ceil(tile_rows(self.isa, 2));
+        let panel_at = |position| weights.wrapping_add(panels.start(0, position));
         // SAFETY: the caller's word.
         unsafe {
             for position in 0..POSITIONS {
@@ -314,11 +315,13 @@ impl Product {
                         source: source.wrapping_add(channels.start),
                         pitch: places.pitch,
                         depth: channels.len(),
-                        panel: weights.wrapping_add(panels.start(0, position)),
+                        panel: panel_at(position),
                         sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
                         sums_pitch: sums.pitch,
                         add: channels.start > 0,
                         run: self.task.run(),
+                        // The next position's weights, or the next panel's first.
+                        ahead: panel_at(position + 1).wrapping_add(part * channels.len() * LINE),
                     };
                     sum_over_channels(self.isa, rows.len(), &product);
                 }

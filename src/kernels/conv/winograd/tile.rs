@@ -1,5 +1,6 @@
 //! The products of one position: up to 12 rows × two vectors in registers.
 
+use crate::kernels::ahead::LINE;
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
 
@@ -23,6 +24,8 @@ pub struct Rows {
     pub add: bool,
     /// Products that are summed in registers before the sum is added to memory.
     pub run: usize,
+    /// What is read soon, of which a line is asked for at every term; nothing is where rows are source channels.
+    pub ahead: *const f32,
 }
 
 /// The terms are source channels, the rows tiles; or the other way round if `TILES`.
@@ -41,6 +44,7 @@ unsafe fn rows_body<S: Simd, const MR: usize, const TILES: bool>(rows: &Rows) {
         for i in 0..MR {
             source[i] = rows.source.wrapping_add(i * row);
         }
+        let mut ahead = rows.ahead;
         let mut first = 0;
         while first < rows.depth {
             let end = rows.depth.min(first + rows.run);
@@ -54,6 +58,10 @@ unsafe fn rows_body<S: Simd, const MR: usize, const TILES: bool>(rows: &Rows) {
                     }
                 }
                 panel = panel.wrapping_add(2 * S::LANES);
+                if !TILES {
+                    S::prefetch_far(ahead);
+                    ahead = ahead.wrapping_add(LINE);
+                }
             }
             for i in 0..MR {
                 for v in 0..2 {
