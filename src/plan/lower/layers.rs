@@ -85,7 +85,7 @@ impl Lowering<'_> {
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_backward_weights(node, geometry);
         };
-        let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
+        let Some(other) = winograd::refusal_of_weights(self.options.algorithm.and(algorithm), &geometry) else {
             return self.winograd_backward_weights(node, geometry);
         };
         let Some(spread) = spread::BackwardWeights::refusal(isa, &geometry) else {

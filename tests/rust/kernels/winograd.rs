@@ -2,7 +2,7 @@
 
 use cnnrs::algorithm::Algorithm;
 use cnnrs::function::UnaryKind;
-use cnnrs::kernels::conv::winograd::{BackwardWeights, Pack, Product, refusal};
+use cnnrs::kernels::conv::winograd::{BackwardWeights, Pack, Product, refusal, refusal_of_weights};
 use cnnrs::kernels::conv::{Epilogue, Geometry};
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
@@ -103,6 +103,8 @@ fn close(got: &[f32], want: &[f64], what: &str) {
 fn common_layers() {
     Case::new(3, 3, [28, 28], 32, 64, [[1; 2]; 2]).check();
     Case::new(3, 5, [7, 7], 64, 64, [[1; 2]; 2]).check();
+    Case::new(3, 1, [7, 7], 64, 96, [[1; 2]; 2]).check();
+    Case::new(3, 2, [8, 5], 40, 33, [[0, 2], [1, 2]]).check();
     Case::new(3, 1, [21, 18], 40, 33, [[0, 2], [1, 2]]).check();
     Case::new(3, 2, [13, 14], 64, 96, [[0; 2]; 2]).check();
     Case::new(5, 1, [27, 27], 64, 96, [[2; 2]; 2]).check();
@@ -114,6 +116,7 @@ fn common_layers() {
 fn every_tail_of_channels() {
     for channels in 32..=66 {
         Case::new(3, 1, [13, 15], channels, 98 - channels, [[1; 2]; 2]).check();
+        Case::new(3, 1, [7, 8], channels, 98 - channels, [[1; 2]; 2]).check();
         Case::new(5, 1, [7, 8], channels, 98 - channels, [[2; 2]; 2]).check();
     }
 }
@@ -122,6 +125,7 @@ fn every_tail_of_channels() {
 fn every_tail_of_tiles() {
     for size in 13..=20 {
         Case::new(3, 1, [size, 33 - size], 33, 34, [[1; 2]; 2]).check();
+        Case::new(3, 1, [size - 10, 24 - size], 33, 34, [[1; 2]; 2]).check();
         Case::new(5, 1, [size - 6, 27 - size], 33, 34, [[2; 2]; 2]).check();
     }
 }
@@ -154,9 +158,11 @@ fn the_rule_gives_its_reasons() {
     assert_eq!(reason(geometry(3, 16, 32, 2, 1)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
     assert_eq!(reason(geometry(3, 16, 32, 1, 3)), "padding above 2");
     assert_eq!(reason(geometry(3, 16, 31, 1, 1)), "fewer than 32 channels");
-    assert_eq!(reason(geometry(3, 12, 32, 1, 1)), "9 tiles, fewer than 16");
+    assert_eq!(reason(geometry(3, 12, 32, 1, 1)), "");
+    assert_eq!(reason(geometry(3, 6, 32, 1, 1)), "9 tiles, fewer than 12");
+    assert_eq!(refusal_of_weights(Algorithm::Auto, &geometry(3, 12, 32, 1, 1)).unwrap(), "9 tiles, fewer than 16");
     assert_eq!(reason(geometry(5, 16, 32, 1, 4)), "");
     assert_eq!(reason(geometry(5, 16, 32, 1, 5)), "padding above 4");
-    assert_eq!(reason(geometry(5, 6, 32, 1, 2)), "9 tiles, fewer than 16");
+    assert_eq!(reason(geometry(5, 6, 32, 1, 2)), "9 tiles, fewer than 12");
     assert_eq!(reason(geometry(7, 16, 32, 1, 3)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
 }

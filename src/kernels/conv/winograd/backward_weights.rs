@@ -59,7 +59,7 @@ enum Phase {
 impl BackwardWeights {
     /// The weight gradient of the convolution of this geometry.
     pub fn new(isa: Isa, geometry: &Geometry) -> Self {
-        let task = Task::forward(geometry);
+        let task = Task::backward_weights(geometry);
         let tile = POSITIONS * size_of::<f32>() * (task.sc + task.dc);
         let whole = task.tiles() * tile <= WHOLE;
         let chunks = if whole { 1 } else { task.tiles().div_ceil((CACHE / tile).clamp(CHUNK[0], CHUNK[1])) };

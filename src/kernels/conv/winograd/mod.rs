@@ -1,7 +1,8 @@
-//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100.
+//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; and F(2×2, 3×3) for
+//! small images: 16 where it needs 36, with fewer weights to read.
 //!
 //! Results are cut into tiles of 4×4 pixels under a kernel of 3×3, of 2×2 under one of 5×5. The 6×6 source pixels of a
-//! tile are transformed, channel by channel, into 36 *positions*; for each position the tiles are the rows of one matrix
+//! tile (4×4 of a small one) are transformed, channel by channel, into 36 (16) *positions*; for each position the tiles are the rows of one matrix
 //! product with the transformed weights; what comes out is transformed back into results. A *block* of tiles goes through
 //! all three stages while it is in the second-level cache ([`Product`]). The data gradient is the same on weights that
 //! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
@@ -24,6 +25,7 @@ pub use product::Product;
 
 use super::Geometry;
 use crate::algorithm::Algorithm;
+use source::Positions;
 use transform::IN;
 
 /// Kernels that there are transforms for.
@@ -31,7 +33,9 @@ pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
 /// Fewer channels on either side than this do not pay for the transforms.
 const CHANNELS: usize = 32;
 /// Fewer tiles than this leave the products without rows.
-const TILES: usize = 16;
+const TILES: usize = 12;
+/// Fewer tiles than this leave the weight gradient without terms.
+const TERMS: usize = 16;
 
 /// A convolution by 3×3 or 5×5 with stride 1, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to
 /// `dc` channels of `dh`×`dw`.
@@ -47,6 +51,8 @@ pub struct Task {
     pub dc: usize,
     /// Taps along each axis: 3 or 5.
     pub kernel: usize,
+    /// Results along each axis of a tile: 4 or 2 under 3×3, 2 under 5×5.
+    pub out: usize,
     /// Zeros above and to the left.
     pub pad: [usize; 2],
     /// Whether the weights are turned: the data gradient.
@@ -56,9 +62,8 @@ pub struct Task {
 impl Task {
     /// The convolution itself.
     pub fn forward(geometry: &Geometry) -> Self {
-        let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
-        let pad = [window.pad[0][0], window.pad[1][0]];
-        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, kernel: window.kernel[0], pad, turned: false }
+        let task = Self::backward_weights(geometry);
+        Self { out: task.best_out(), ..task }
     }
 
     /// Its data gradient; [`refusal`] has made sure that padding is less than the kernel.
@@ -66,23 +71,57 @@ impl Task {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
         let kernel = window.kernel[0];
         let pad = [kernel - 1 - window.pad[0][0], kernel - 1 - window.pad[1][0]];
-        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, kernel, pad, turned: true }
+        let out = IN + 1 - kernel;
+        let task = Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, kernel, out, pad, turned: true };
+        Self { out: task.best_out(), ..task }
     }
 
-    /// Results along each axis of a tile: 4 or 2.
-    pub fn out(&self) -> usize {
-        IN + 1 - self.kernel
+    /// The convolution as its weight gradient sees it, whose tiles are always large.
+    pub fn backward_weights(geometry: &Geometry) -> Self {
+        let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
+        let (kernel, pad) = (window.kernel[0], [window.pad[0][0], window.pad[1][0]]);
+        let out = IN + 1 - kernel;
+        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, kernel, out, pad, turned: false }
+    }
+
+    /// Results of a tile so that there are rows enough: few tiles read 36 transformed weights for 9 only to multiply each
+    /// of them a few times.
+    fn best_out(&self) -> usize {
+        if self.kernel == 3 && self.tiles() < TILES { 2 } else { self.out }
+    }
+
+    /// Source values along each axis of a tile: 6 or 4.
+    pub fn side(&self) -> usize {
+        self.out + self.kernel - 1
+    }
+
+    /// Products of a tile.
+    pub fn positions(&self) -> usize {
+        self.side() * self.side()
+    }
+
+    /// Where the positions of so many tiles and channels go.
+    fn places(&self, tiles: usize, channels: usize) -> Positions {
+        Positions::new(self.positions(), tiles, channels)
     }
 
     /// Results and taps of a tile, for names of kernels.
     pub fn scheme(&self) -> &'static str {
-        if self.kernel == 3 { "f4" } else { "f2k5" }
+        match (self.kernel, self.out) {
+            (3, 4) => "f4",
+            (3, _) => "f2",
+            _ => "f2k5",
+        }
     }
 
     /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
     /// transforms add. With runs of 8 for 5×5 AlexNet's gradients keep to their bound on every level.
     pub fn run(&self) -> usize {
-        if self.kernel == 3 { 32 } else { 8 }
+        match (self.kernel, self.out) {
+            (3, 4) => 32,
+            (3, _) => 128,
+            _ => 8,
+        }
     }
 
     /// Floats of the weights.
@@ -92,7 +131,7 @@ impl Task {
 
     /// Tiles along each axis of an image.
     pub fn grid(&self) -> [usize; 2] {
-        [self.dh.div_ceil(self.out()), self.dw.div_ceil(self.out())]
+        [self.dh.div_ceil(self.out), self.dw.div_ceil(self.out)]
     }
 
     /// Tiles of all images.
@@ -104,19 +143,36 @@ impl Task {
     /// Image and first result pixel of a tile.
     pub fn tile(&self, index: usize) -> (usize, usize, usize) {
         let [h, w] = self.grid();
-        (index / (h * w), index / w % h * self.out(), index % w * self.out())
+        (index / (h * w), index / w % h * self.out, index % w * self.out)
     }
 
     /// Floats to the first result of a tile, and its rows and columns of results.
     pub fn results(&self, index: usize) -> (usize, [usize; 2]) {
         let (image, y, x) = self.tile(index);
-        let size = [self.out().min(self.dh - y), self.out().min(self.dw - x)];
+        let size = [self.out.min(self.dh - y), self.out.min(self.dw - x)];
         (((image * self.dh + y) * self.dw + x) * self.dc, size)
     }
 }
 
-/// Why a convolution is not computed this way; `None` if it is. A rule in shape and permission only.
+/// Why a convolution and its data gradient are not computed this way; `None` if they are. A rule in shape and permission
+/// only.
 pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
+    refused(algorithm, geometry).or_else(|| {
+        let tiles = Task::forward(geometry).tiles();
+        (tiles < TILES).then(|| format!("{tiles} tiles, fewer than {TILES}"))
+    })
+}
+
+/// The same of the weight gradient.
+pub fn refusal_of_weights(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
+    refused(algorithm, geometry).or_else(|| {
+        let tiles = Task::backward_weights(geometry).tiles();
+        (tiles < TERMS).then(|| format!("{tiles} tiles, fewer than {TERMS}"))
+    })
+}
+
+/// Why no pass is.
+fn refused(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     let Geometry { ic, oc, groups, window, .. } = *geometry;
     if algorithm == Algorithm::Direct {
         return Some("algorithm is direct".to_owned());
@@ -128,9 +184,5 @@ pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     if window.pad.iter().flatten().any(|&pad| pad > most) {
         return Some(format!("padding above {most}"));
     }
-    if ic < CHANNELS || oc < CHANNELS {
-        return Some(format!("fewer than {CHANNELS} channels"));
-    }
-    let tiles = Task::forward(geometry).tiles();
-    (tiles < TILES).then(|| format!("{tiles} tiles, fewer than {TILES}"))
+    (ic < CHANNELS || oc < CHANNELS).then(|| format!("fewer than {CHANNELS} channels"))
 }

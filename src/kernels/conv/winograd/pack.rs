@@ -1,6 +1,6 @@
 //! Weights into positions, in the order in which the products read them.
 
-use super::transform::{IN, POSITIONS, Transform, Weights, square};
+use super::transform::{IN, SMALL, Transform, Weights, square};
 use super::{Geometry, Task};
 use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -17,12 +17,13 @@ pub struct Panels {
     pub nr: usize,
     pub count: usize,
     depth: usize,
+    positions: usize,
 }
 
 impl Panels {
     pub fn new(isa: Isa, task: &Task) -> Self {
         let nr = 2 * isa.lanes();
-        Self { nr, count: task.dc.div_ceil(nr), depth: task.sc }
+        Self { nr, count: task.dc.div_ceil(nr), depth: task.sc, positions: task.positions() }
     }
 
     /// The same for some source channels only.
@@ -37,16 +38,16 @@ impl Panels {
 
     /// Where the rows of a position start.
     pub fn start(&self, panel: usize, position: usize) -> usize {
-        (panel * POSITIONS + position) * self.plane()
+        (panel * self.positions + position) * self.plane()
     }
 
     /// Floats of a panel.
     pub fn panel_len(&self) -> usize {
-        POSITIONS * self.plane()
+        self.positions * self.plane()
     }
 
     pub fn floats(&self) -> usize {
-        self.count * POSITIONS * self.plane()
+        self.count * self.panel_len()
     }
 }
 
@@ -100,7 +101,7 @@ impl Kernel for Pack {
     }
 
     fn flops(&self) -> u64 {
-        (self.task.sc * self.task.dc * (self.task.kernel + IN) * 22) as u64
+        (self.task.sc * self.task.dc * (self.task.kernel + self.task.side()) * 22) as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
@@ -135,7 +136,11 @@ pub unsafe fn transform_weights(
     let lanes = panels.nr.min(dc - first);
     let packed = packed.wrapping_sub(channels.start * panels.nr);
     let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
-    let transform = if kernel == 3 { transform_3 } else { transform_5 };
+    let transform = match (kernel, task.out) {
+        (3, 4) => transform_3,
+        (3, _) => transform_small,
+        _ => transform_5,
+    };
     // SAFETY: the caller's word.
     unsafe { transform(isa, &columns, channels.start, channels.end) };
 }
@@ -160,9 +165,9 @@ const SQUARE: usize = 8;
 /// # Safety
 /// Weights and positions are those of source channels `from` to `to` of a panel.
 #[inline(always)]
-unsafe fn transform_body<S: Simd, const TAPS: usize>(columns: &Columns, from: usize, to: usize)
+unsafe fn transform_body<S: Simd, const TAPS: usize, const SIDE: usize>(columns: &Columns, from: usize, to: usize)
 where
-    Weights: Transform<TAPS, IN>,
+    Weights: Transform<TAPS, SIDE>,
 {
     // SAFETY: the caller's word.
     unsafe {
@@ -176,7 +181,7 @@ where
                     S::prefetch(ahead);
                     S::prefetch(ahead.wrapping_add(16));
                 }
-                channel::<S, TAPS>(columns, c, at, columns.tap);
+                channel::<S, TAPS, SIDE>(columns, c, at, columns.tap);
                 c += 1;
             }
             return;
@@ -206,7 +211,7 @@ where
                 }
             }
             for i in 0..count {
-                channel::<S, TAPS>(columns, c + i, rows.wrapping_add(i * nr), tap);
+                channel::<S, TAPS, SIDE>(columns, c + i, rows.wrapping_add(i * nr), tap);
             }
             c += count;
         }
@@ -223,9 +228,13 @@ struct Transposed<const TAPS: usize>([[[f32; SQUARE * 32]; TAPS]; TAPS]);
 /// `weights` are readable for every tap and the panel's result channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn channel<S: Simd, const TAPS: usize>(columns: &Columns, c: usize, weights: *const f32, tap: usize)
-where
-    Weights: Transform<TAPS, IN>,
+unsafe fn channel<S: Simd, const TAPS: usize, const SIDE: usize>(
+    columns: &Columns,
+    c: usize,
+    weights: *const f32,
+    tap: usize,
+) where
+    Weights: Transform<TAPS, SIDE>,
 {
     // SAFETY: the caller's word.
     unsafe {
@@ -238,10 +247,10 @@ where
                     taps[y][x] = S::load_partial(weights.wrapping_add(number * tap + v * S::LANES), lanes);
                 }
             }
-            let taps = square::<S, Weights, TAPS, IN>(taps);
-            for y in 0..IN {
-                for x in 0..IN {
-                    let at = (y * IN + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
+            let taps = square::<S, Weights, TAPS, SIDE>(taps);
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    let at = (y * SIDE + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
                     let to = columns.packed.wrapping_add(at);
                     S::store(to, taps[y][x]);
                     // The next source channel's line is wanted before it is written.
@@ -253,8 +262,11 @@ where
 }
 
 multiversion! {
-    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [3];
+    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [3, IN];
 }
 multiversion! {
-    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [5];
+    fn transform_small(columns: &Columns, from: usize, to: usize) = transform_body, [3, SMALL];
+}
+multiversion! {
+    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [5, IN];
 }

@@ -4,7 +4,6 @@ use super::pack::{Panels, transform_weights};
 use super::results::{Write, results_of};
 use super::source::{Positions, transform_source};
 use super::tile::{Rows, sum_over_channels};
-use super::transform::POSITIONS;
 use super::{Geometry, Task};
 use crate::kernels::ahead::{LINE, ask};
 use crate::kernels::conv::Epilogue;
@@ -66,7 +65,7 @@ impl Product {
         let cut = if tiles <= FEW {
             Cut::Panels { raw: !packed }
         } else {
-            let room = CACHE / (POSITIONS * size_of::<f32>() * (task.sc + panels.nr));
+            let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
             Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
         };
         Self { isa, task, epilogue, panels, cut, flops }
@@ -87,14 +86,14 @@ impl Product {
 
     /// Positions of all tiles.
     fn all(&self) -> Positions {
-        Positions::new(self.task.tiles(), self.task.sc)
+        self.task.places(self.task.tiles(), self.task.sc)
     }
 
     fn layout(&self) -> Layout {
         let (tiles, source, weights) = match self.cut {
             Cut::Blocks { blocks } => {
                 let tiles = self.task.tiles().div_ceil(blocks);
-                (tiles, Positions::new(tiles, self.task.sc).floats(), 0)
+                (tiles, self.task.places(tiles, self.task.sc).floats(), 0)
             }
             Cut::Panels { raw } => (
                 self.task.tiles(),
@@ -103,7 +102,7 @@ impl Product {
             ),
         };
         let zeros = self.task.sc.next_multiple_of(16);
-        Layout { tiles, source, weights, sums: Positions::new(tiles, self.panels.nr), zeros }
+        Layout { tiles, source, weights, sums: self.task.places(tiles, self.panels.nr), zeros }
     }
 }
 
@@ -186,7 +185,7 @@ impl Kernel for Product {
             match self.cut {
                 Cut::Blocks { blocks } => {
                     let tiles = share(task, blocks, of.tiles());
-                    let places = Positions::new(layout.tiles, of.sc);
+                    let places = of.places(layout.tiles, of.sc);
                     zeros.write_bytes(0, layout.zeros);
                     self.transform(tiles.clone(), src, zeros, source, places);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
@@ -304,7 +303,7 @@ impl Product {
         let panel_at = |position| weights.wrapping_add(panels.start(0, position));
         // SAFETY: the caller's word.
         unsafe {
-            for position in 0..POSITIONS {
+            for position in 0..self.task.positions() {
                 if channels.end == self.task.sc {
                     self.ask(run, &tiles, panel, position);
                 }
@@ -341,7 +340,8 @@ impl Product {
             finish: run.finish.at(first),
             pitch: [of.dw * of.dc, of.dc],
             channels: self.panels.nr.min(of.dc - first),
-            out: of.out(),
+            side: of.side(),
+            out: of.out,
         };
         for (row, index) in tiles.enumerate() {
             let (at, size) = of.results(index);
@@ -361,7 +361,7 @@ impl Product {
     fn ask(&self, run: &Run, tiles: &Range<usize>, panel: usize, position: usize) {
         let (isa, of) = (self.isa, &self.task);
         let first = panel * self.panels.nr;
-        for index in share(position, POSITIONS, tiles.len()) {
+        for index in share(position, of.positions(), tiles.len()) {
             let (at, size) = of.results(tiles.start + index);
             let (at, channels) = (run.dst.wrapping_add(at + first), self.panels.nr.min(of.dc - first));
             // SAFETY: hints.
@@ -370,18 +370,18 @@ impl Product {
         if !run.blocks {
             return;
         }
-        let (step, steps) = (panel * POSITIONS + position, self.panels.count * POSITIONS);
-        for unit in share(step, steps, tiles.len() * of.out()) {
-            let index = tiles.end + unit / of.out();
+        let (step, steps) = (panel * of.positions() + position, self.panels.count * of.positions());
+        for unit in share(step, steps, tiles.len() * of.out) {
+            let index = tiles.end + unit / of.out;
             if index >= of.tiles() {
                 return;
             }
             let (image, y, x) = of.tile(index);
-            let y = (y + of.kernel - 1 + unit % of.out() - of.pad[0]).min(of.sh - 1);
+            let y = (y + of.kernel - 1 + unit % of.out - of.pad[0]).min(of.sh - 1);
             let x = (x + of.kernel - 1 - of.pad[1]).min(of.sw - 1);
             let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
             // SAFETY: hints.
-            unsafe { ask(isa, at, [1, of.out().min(of.sw - x)], [0, of.sc], of.sc) };
+            unsafe { ask(isa, at, [1, of.out.min(of.sw - x)], [0, of.sc], of.sc) };
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sums into results.
 
-use super::transform::{IN, Result, Transform, square};
+use super::transform::{IN, Result, SMALL, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, mode};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
@@ -13,7 +13,8 @@ pub struct Write {
     /// Floats from one result row and pixel to the next.
     pub pitch: [usize; 2],
     pub channels: usize,
-    /// Results along each axis of a tile.
+    /// Sums and results along each axis of a tile.
+    pub side: usize,
     pub out: usize,
 }
 
@@ -21,13 +22,13 @@ pub struct Write {
 /// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd, const MODE: u8, const OUT: usize>(
+unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: usize>(
     sums: *const f32,
     dst: *mut f32,
     size: [usize; 2],
     write: &Write,
 ) where
-    Result: Transform<IN, OUT>,
+    Result: Transform<SIDE, OUT>,
 {
     // SAFETY: the caller's word.
     unsafe {
@@ -35,13 +36,13 @@ unsafe fn results_body<S: Simd, const MODE: u8, const OUT: usize>(
             let lanes = S::LANES.min(write.channels - c);
             let zero = S::splat(0.0);
             let channel = write.finish.per_channel::<S, false, MODE>(c, lanes);
-            let mut values = [[zero; IN]; IN];
-            for y in 0..IN {
-                for x in 0..IN {
-                    values[y][x] = S::load(sums.wrapping_add((y * IN + x) * write.plane + c));
+            let mut values = [[zero; SIDE]; SIDE];
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    values[y][x] = S::load(sums.wrapping_add((y * SIDE + x) * write.plane + c));
                 }
             }
-            let values = square::<S, Result, IN, OUT>(values);
+            let values = square::<S, Result, SIDE, OUT>(values);
             for y in 0..OUT {
                 for x in 0..OUT {
                     if y >= size[0] || x >= size[1] {
@@ -66,20 +67,26 @@ unsafe fn results_body<S: Simd, const MODE: u8, const OUT: usize>(
 /// As for [`results_body`]; the CPU has `isa`.
 pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
     macro_rules! run {
-        ($mode:ident, $out:literal) => {{
+        ($mode:ident, $side:ident, $out:literal) => {{
             multiversion! {
-                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::$mode }, $out];
+                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::$mode }, $side, $out];
             }
             // SAFETY: the caller's word.
             unsafe { run(isa, sums, dst, size, write) }
         }};
     }
-    match (write.finish.mode(), write.out) {
-        (mode::PLAIN, 4) => run!(PLAIN, 4),
-        (mode::NORM, 4) => run!(NORM, 4),
-        (_, 4) => run!(ADD, 4),
-        (mode::PLAIN, _) => run!(PLAIN, 2),
-        (mode::NORM, _) => run!(NORM, 2),
-        _ => run!(ADD, 2),
+    macro_rules! by_mode {
+        ($side:ident, $out:literal) => {
+            match write.finish.mode() {
+                mode::PLAIN => run!(PLAIN, $side, $out),
+                mode::NORM => run!(NORM, $side, $out),
+                _ => run!(ADD, $side, $out),
+            }
+        };
+    }
+    match (write.side, write.out) {
+        (SMALL, _) => by_mode!(SMALL, 2),
+        (_, 4) => by_mode!(IN, 4),
+        _ => by_mode!(IN, 2),
     }
 }

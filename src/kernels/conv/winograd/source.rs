@@ -1,7 +1,7 @@
 //! Tiles of pixels into positions.
 
 use super::Task;
-use super::transform::{IN, POSITIONS, ResultTransposed, Source, Transform, square};
+use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform, square};
 use crate::simd::{Simd, dispatch::multiversion};
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
@@ -16,26 +16,28 @@ pub struct Positions {
     width: usize,
     /// Floats from one panel to the next.
     panel: usize,
+    /// How many positions there are.
+    count: usize,
 }
 
 impl Positions {
-    /// Room for `tiles` tiles of `channels` channels, all in one panel. Rows and planes do not start at the same place of
+    /// Room for `count` positions of `tiles` tiles of `channels` channels, all in one panel. Rows and planes do not start at the same place of
     /// the cache.
-    pub fn new(tiles: usize, channels: usize) -> Self {
+    pub fn new(count: usize, tiles: usize, channels: usize) -> Self {
         let pitch = channels.next_multiple_of(16);
         let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
-        Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: 0 }
+        Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: 0, count }
     }
 
-    /// The same in panels of `width` channels, each of which is one stretch of memory.
+    /// All [`POSITIONS`] in panels of `width` channels, each of which is one stretch of memory.
     pub fn in_panels(tiles: usize, channels: usize, width: usize) -> Self {
         let panel = tiles * width;
-        Self { pitch: width, plane: channels.div_ceil(width) * panel + 16, width, panel }
+        Self { pitch: width, plane: channels.div_ceil(width) * panel + 16, width, panel, count: POSITIONS }
     }
 
     /// Floats of all positions.
     pub fn floats(&self) -> usize {
-        POSITIONS * self.plane
+        self.count * self.plane
     }
 
     /// Floats from a tile's place to that of a channel.
@@ -52,7 +54,7 @@ type Pixels = [[*const f32; IN]; IN];
 /// Every pixel is readable for `channels` floats, and every position writable for them rounded up to whole vectors.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize, const OUT: usize>(
+unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const OUT: usize>(
     pixels: &Pixels,
     ahead: &Pixels,
     channels: usize,
@@ -76,11 +78,11 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize, con
                     S::prefetch(ahead[y][x].wrapping_add(c));
                 }
             }
-            let values = square::<S, T, FROM, IN>(values);
+            let values = square::<S, T, FROM, TO>(values);
             let (here, next) = (places.channel(c), places.channel(c + S::LANES));
-            for y in 0..IN {
-                for x in 0..IN {
-                    let position = to.wrapping_add((y * IN + x) * places.plane);
+            for y in 0..TO {
+                for x in 0..TO {
+                    let position = to.wrapping_add((y * TO + x) * places.plane);
                     S::store(position.wrapping_add(here), values[y][x]);
                     // Positions live in the second-level cache: the next line is wanted before it is written.
                     S::prefetch(position.wrapping_add(next));
@@ -93,15 +95,17 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, IN>, const FROM: usize, con
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd, const OUT: usize>(
+unsafe fn source_body<S: Simd, const SIDE: usize, const OUT: usize>(
     pixels: &Pixels,
     ahead: &Pixels,
     channels: usize,
     to: *mut f32,
     places: &Positions,
-) {
+) where
+    Source: Transform<SIDE, SIDE>,
+{
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, IN, OUT>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, Source, SIDE, SIDE, OUT>(pixels, ahead, channels, to, places) }
 }
 
 /// # Safety
@@ -117,16 +121,20 @@ unsafe fn gradient_body<S: Simd, const OUT: usize>(
     ResultTransposed: Transform<OUT, IN>,
 {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT, OUT>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, ResultTransposed, OUT, IN, OUT>(pixels, ahead, channels, to, places) }
 }
 
 multiversion! {
     /// Transforms the source pixels of one tile of 4×4 results.
-    fn source_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [4];
+    fn source_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [IN, 4];
 }
 multiversion! {
-    /// The same of 2×2 results.
-    fn source_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [2];
+    /// The same of 2×2 results under a kernel of 5×5.
+    fn source_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [IN, 2];
+}
+multiversion! {
+    /// The same of 2×2 results under a kernel of 3×3.
+    fn source_small(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [SMALL, 2];
 }
 multiversion! {
     /// Transforms the gradients by the 4×4 results of one tile.
@@ -171,14 +179,18 @@ pub unsafe fn transform_source(
     let (image, y, x) = task.tile(index);
     let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
     let first = (y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize);
-    let pixels = pixels(IN, image, [task.sh, task.sw], task.sc, first, zeros);
+    let pixels = pixels(task.side(), image, [task.sh, task.sw], task.sc, first, zeros);
     let next = task.tile((index + 1).min(task.tiles() - 1));
     let image = src.wrapping_add(next.0 * task.sh * task.sw * task.sc);
     // What the tile before has not read.
     let new = task.kernel as isize - 1;
     let first = (next.1 as isize + new - task.pad[0] as isize, next.2 as isize + new - task.pad[1] as isize);
-    let ahead = self::pixels(task.out(), image, [task.sh, task.sw], task.sc, first, zeros);
-    let source = if task.kernel == 3 { source_4 } else { source_2 };
+    let ahead = self::pixels(task.out, image, [task.sh, task.sw], task.sc, first, zeros);
+    let source = match (task.kernel, task.out) {
+        (3, 4) => source_4,
+        (3, _) => source_small,
+        _ => source_2,
+    };
     // SAFETY: the caller's word.
     unsafe { source(isa, &pixels, &ahead, task.sc, to, places) };
 }
@@ -199,10 +211,10 @@ pub unsafe fn transform_gradient(
 ) {
     let (image, y, x) = task.tile(index);
     let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
-    let pixels = pixels(task.out(), image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
+    let pixels = pixels(task.out, image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
     let next = task.tile((index + 1).min(task.tiles() - 1));
     let image = diff_dst.wrapping_add(next.0 * task.dh * task.dw * task.dc);
-    let ahead = self::pixels(task.out(), image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
+    let ahead = self::pixels(task.out, image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
     let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
     // SAFETY: the caller's word.
     unsafe { gradient(isa, &pixels, &ahead, task.dc, to, places) };

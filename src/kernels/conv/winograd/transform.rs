@@ -1,14 +1,16 @@
-//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, along one axis, on vectors of channels.
+//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, and of F(2×2, 3×3) with the points 0, ±1,
+//! ∞, along one axis, on vectors of channels.
 //!
 //! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` the results of a row of six source values come from six products: four results of three
-//! weights, or two of five. `Bᵀ` is the same for both. These points keep all factors near one, which is what keeps the
+//! weights, or two of five. `Bᵀ` is the same for both. The small scheme has four products for two results of three weights. These points keep all factors near one, which is what keeps the
 //! error close to that of direct summation (Barabasz, Anderson, Soodhalter and Gregg, "Error analysis and improving the
 //! accuracy of Winograd convolution for deep neural networks", 2020).
 
 use crate::simd::Simd;
 
-/// Source values along one axis of a tile.
+/// Source values along one axis of a tile, and of a small one.
 pub const IN: usize = 6;
+pub const SMALL: usize = 4;
 /// Products of a tile.
 pub const POSITIONS: usize = IN * IN;
 
@@ -55,6 +57,14 @@ impl Transform<IN, IN> for Source {
     }
 }
 
+impl Transform<SMALL, SMALL> for Source {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(d: [S::V; SMALL]) -> [S::V; SMALL] {
+        // SAFETY: the caller's word.
+        unsafe { [S::sub(d[0], d[2]), S::add(d[1], d[2]), S::sub(d[2], d[1]), S::sub(d[3], d[1])] }
+    }
+}
+
 impl Transform<IN, 4> for Result {
     #[inline(always)]
     unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 4] {
@@ -81,6 +91,14 @@ impl Transform<IN, 2> for Result {
             let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
             [S::add(m[0], S::add(sum1, sum2)), S::fma(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1), m[5])]
         }
+    }
+}
+
+impl Transform<SMALL, 2> for Result {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(m: [S::V; SMALL]) -> [S::V; 2] {
+        // SAFETY: the caller's word.
+        unsafe { [S::add(m[0], S::add(m[1], m[2])), S::add(S::sub(m[1], m[2]), m[3])] }
     }
 }
 
@@ -121,6 +139,18 @@ impl Transform<3, IN> for Weights {
             let odd2 = S::mul(S::splat(ROOT / 6.0), g[1]);
             let minus = S::sub(S::splat(0.0), even1);
             [g[0], S::sub(minus, odd1), S::add(minus, odd1), S::add(even2, odd2), S::sub(even2, odd2), g[2]]
+        }
+    }
+}
+
+impl Transform<3, SMALL> for Weights {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(g: [S::V; 3]) -> [S::V; SMALL] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let half = S::splat(0.5);
+            let (even, odd) = (S::mul(half, S::add(g[0], g[2])), S::mul(half, g[1]));
+            [g[0], S::add(even, odd), S::sub(even, odd), g[2]]
         }
     }
 }
