@@ -116,7 +116,7 @@ pub unsafe fn run(
         let flush = FlushDenormals::new();
         let scratch = Slot::new(scratch.ptr().wrapping_add(member.rank * pitch), plan.scratch_bytes);
         let mut watch = (member.rank == 0 && std::thread::current().id() == caller).then(|| Watch::new(interrupted));
-        let mut offset = 0;
+        let (mut offset, mut phases) = (0, 0);
         for (index, step) in plan.steps.iter().enumerate() {
             let slots = &operands[offset..offset + step.operands.len()];
             offset += step.operands.len();
@@ -127,12 +127,12 @@ pub unsafe fn run(
                 unsafe { open(plan, index, buffers, externals.guarded, scratch, member) };
                 member.wait();
             }
-            let mut work = |phase: Range<usize>| {
+            let mut work = |number: usize, phase: Range<usize>| {
                 assert!(fault != Some((index, member.rank)), "injected by a test");
                 // SAFETY: `resolve` gave every operand its buffer; steps and phases are separated by barriers and tasks
                 // of one phase write different elements.
                 let args = unsafe { Args::new(slots) };
-                for task in member.share(phase.len()) {
+                for task in member.tasks(number, phase.len()) {
                     if stop.load(Ordering::Relaxed) <= index {
                         break;
                     }
@@ -148,10 +148,11 @@ pub unsafe fn run(
                     member.wait();
                 }
                 // A member that sees a stop skips tasks, never a barrier.
-                if catch_unwind(AssertUnwindSafe(|| work(step.kernel.phase(number)))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| work(phases, step.kernel.phase(number)))).is_err() {
                     panicked.fetch_min(index, Ordering::SeqCst);
                     stop.fetch_min(index, Ordering::SeqCst);
                 }
+                phases += 1;
             }
             // SAFETY: opened above.
             if GUARD > 0 && !unsafe { guards::intact(scratch) } {

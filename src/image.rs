@@ -118,11 +118,11 @@ unsafe fn fill(
     let threads = if n > 1 { crate::config::threads()?.0 } else { 1 };
     let panicked = AtomicBool::new(false);
     region(threads, &|member| {
-        for (kernel, operands) in passes.into_iter().zip(slots.windows(2)) {
+        for (phase, (kernel, operands)) in passes.into_iter().zip(slots.windows(2)).enumerate() {
             let work = || {
                 // SAFETY: all three live during the region; a pass writes memory that nobody else has.
                 let args = unsafe { Args::new(operands) };
-                for task in member.share(kernel.tasks()) {
+                for task in member.tasks(phase, kernel.tasks()) {
                     // SAFETY: a task of this kernel, which takes no scratch; the CPU has the level.
                     unsafe { kernel.run(task, &args, std::ptr::null_mut()) };
                 }

@@ -18,7 +18,8 @@ use std::ops::Range;
 const CACHE: usize = 640 << 10;
 /// Tiles of a block: fewer leave the products too few rows, more gain nothing.
 const BLOCK: [usize; 2] = [12, 60];
-/// Up to so many tiles the work is shared out by panels.
+/// Up to so many tiles, or half as many as there are result channels, the work is shared out by panels: then reading all
+/// positions for every panel takes less than reading all weights for every block.
 const FEW: usize = 128;
 /// Source channels whose weights are transformed at a time where they are used: a multiple of what is summed at a time.
 const DEPTH: usize = 64;
@@ -62,7 +63,7 @@ impl Product {
     fn new(isa: Isa, task: Task, epilogue: Epilogue, flops: u64, packed: bool) -> Self {
         let panels = Panels::new(isa, &task);
         let tiles = task.tiles();
-        let cut = if tiles <= FEW {
+        let cut = if tiles <= FEW.max(task.dc / 2) {
             Cut::Panels { raw: !packed }
         } else {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));

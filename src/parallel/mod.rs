@@ -4,11 +4,15 @@
 //! region alone on its own thread, which gives the same bits. After a fork the child starts without a pool; the
 //! parent's is leaked there, never joined. A child that was forked inside a region leaves it without the others.
 
+mod claims;
+
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
 
 use crate::sync::fork;
+pub use claims::Claims;
+use claims::Share;
 
 /// The workers beside the calling thread.
 #[derive(Default)]
@@ -19,6 +23,8 @@ struct Workers {
     threads: Vec<JoinHandle<()>>,
     /// The team size that was asked for; the pool may be smaller.
     asked: usize,
+    /// Every member's share of the tasks of a phase.
+    shares: Arc<[Share]>,
 }
 
 impl Workers {
@@ -38,6 +44,7 @@ impl Workers {
                 .build();
             if let Ok(pool) = built {
                 team.pool = Some(pool);
+                team.shares = (0..=workers).map(|_| Share::default()).collect();
                 return team;
             }
             workers /= 2;
@@ -47,7 +54,7 @@ impl Workers {
 
     /// No workers, though a team of `size` was asked for.
     fn none(size: usize) -> Self {
-        Self { pool: None, threads: Vec::new(), asked: size }
+        Self { pool: None, threads: Vec::new(), asked: size, shares: Arc::default() }
     }
 
     fn team(&self) -> usize {
@@ -104,9 +111,10 @@ pub struct Member<'a> {
     /// Number of threads in the region.
     pub size: usize,
     barrier: &'a Barrier,
+    shares: &'a [Share],
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
     /// Waits until every member of the region has come here.
     #[inline]
     pub fn wait(&self) {
@@ -125,10 +133,11 @@ impl Member<'_> {
         }
     }
 
-    /// This member's share of `count` tasks: contiguous, sizes differing by at most one.
+    /// The tasks that this member runs of the `count` tasks of a phase; all members meet between two phases, which they
+    /// count alike.
     #[inline]
-    pub fn share(&self, count: usize) -> std::ops::Range<usize> {
-        self.rank * count / self.size..(self.rank + 1) * count / self.size
+    pub fn tasks(&self, phase: usize, count: usize) -> Claims<'a> {
+        Claims::new(self.shares, phase, count, self.rank)
     }
 }
 
@@ -180,6 +189,7 @@ impl Barrier {
 /// A region that is under way.
 struct Region {
     barrier: Barrier,
+    shares: Arc<[Share]>,
     /// Workers that have not left it.
     left: AtomicUsize,
     caller: Thread,
@@ -204,7 +214,7 @@ impl Drop for Join<'_> {
 /// `body` must not unwind: a member that leaves early would leave the others waiting. If the calling thread forks
 /// inside of it, the child's `body` is to return soon; the other members do not exist there.
 pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
-    let alone = || body(Member { rank: 0, size: 1, barrier: &Barrier::new() });
+    let alone = || body(Member { rank: 0, size: 1, barrier: &Barrier::new(), shares: &[] });
     if size <= 1 || rayon::current_thread_index().is_some() {
         alone();
         return;
@@ -226,7 +236,10 @@ pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
         return;
     };
     let caller = std::thread::current();
-    let region = Arc::new(Region { barrier: Barrier::new(), left: AtomicUsize::new(size - 1), caller });
+    // The threads start behind this, and those of the region before have left it.
+    workers.shares.iter().for_each(Share::clear);
+    let shares = workers.shares.clone();
+    let region = Arc::new(Region { barrier: Barrier::new(), shares, left: AtomicUsize::new(size - 1), caller });
     // SAFETY: only the type says that the borrow lives on: `join` below outlives every use of it by a worker, and a
     // forked child has no workers.
     let shared =
@@ -235,13 +248,13 @@ pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
     pool.spawn_broadcast({
         let region = region.clone();
         move |context| {
-            shared(Member { rank: context.index() + 1, size, barrier: &region.barrier });
+            shared(Member { rank: context.index() + 1, size, barrier: &region.barrier, shares: &region.shares });
             if region.left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 region.caller.unpark();
             }
         }
     });
-    body(Member { rank: 0, size, barrier: &region.barrier });
+    body(Member { rank: 0, size, barrier: &region.barrier, shares: &region.shares });
 }
 
 /// The team size of the running pool, if one runs: smaller than what was asked for where threads were refused.
@@ -255,16 +268,6 @@ pub fn running_threads() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_cover_all_tasks_once() {
-        let barrier = Barrier::new();
-        for (size, count) in [(1, 7), (2, 7), (5, 3), (3, 0)] {
-            let all: Vec<usize> =
-                (0..size).flat_map(|rank| Member { rank, size, barrier: &barrier }.share(count)).collect();
-            assert_eq!(all, (0..count).collect::<Vec<_>>());
-        }
-    }
 
     #[test]
     fn members_meet_at_every_barrier() {
