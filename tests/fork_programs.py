@@ -282,7 +282,8 @@ def in_a_signal_handler() -> None:
     """A handler that forks in the middle of a call: the parent goes on, the child's call ends with an exception."""
     cnnrs.set_num_threads(2)
     cnnrs.set_algorithm("direct")  # so that a signal finds a call running, not the code between two of them
-    x, weight = real(16, 96, 96, 64), real(3, 3, 64, 64)
+    weight = real(3, 3, 64, 64)
+    x = processes.long_batch((96, 96, 64), lambda x: F.conv2d(x, weight, padding=1), 0.08)
     expected = digest(F.conv2d(x, weight, padding=1))
     parent, children = os.getpid(), []
     cut = 42  # exit status of a child whose call was cut and that could compute afterwards

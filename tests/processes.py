@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,19 @@ def main(functions: dict[str, Any]) -> None:
     functions[name](*arguments)
     signal.alarm(0)
     print(f"{name} done", flush=True)
+
+
+def long_batch(shape: tuple[int, ...], call: Callable[[np.ndarray], object], seconds: float = 0.3) -> np.ndarray:
+    """Numbers of a shape, in a batch (8, 16, 32, ...) so large that a call takes that long: a signal finds it running."""
+    batch = 8
+    while True:
+        x = np.random.default_rng(batch).standard_normal((batch, *shape), dtype=np.float32)
+        call(x)
+        start = time.perf_counter()
+        call(x)
+        if time.perf_counter() - start >= seconds:
+            return x
+        batch *= 2
 
 
 def run(module: str, name: str, *arguments: object, seconds: int = 60, env: dict[str, str | None] | None = None) -> str:

@@ -127,8 +127,8 @@ def calls_in_signal_handlers() -> None:
     cnnrs.set_num_threads(2)
     model = Deep()
     trainer = Trainer(model, optim.SGD(lr=0.0))
-    x = real(8, 64, 64, 16)
-    small, labels = x[:1], np.arange(8) % 10
+    x = processes.long_batch((64, 64, 16), model)
+    small, labels = x[:1], np.arange(len(x)) % 10
     trainer.step(small, labels[:1])
     expected = digest(model(small))
     weights = model.state_dict(copy=True)
@@ -159,7 +159,7 @@ def call_while_assigning() -> None:
     """A handler that calls the model while its thread waits to assign does not wait behind that."""
     cnnrs.set_num_threads(2)
     model = Deep()
-    x = real(8, 64, 64, 16)
+    x = processes.long_batch((64, 64, 16), model)
     expected = digest(model(x[:1]))
     parameter = next(iter(model.parameters()))
     value = parameter.array.copy()
@@ -173,7 +173,8 @@ def interrupted_while_waiting() -> None:
     cnnrs.set_num_threads(2)
     model = Deep()
     trainer = Trainer(model, optim.SGD(lr=0.0))
-    x, labels = real(16, 64, 64, 16), np.arange(16) % 10
+    x = processes.long_batch((64, 64, 16), model)
+    labels = np.arange(len(x)) % 10
     trainer.step(x[:1], labels[:1])
     expected = digest(model(x[:1]))
     stepping = threading.Thread(target=trainer.step, args=(x, labels))
