@@ -39,7 +39,7 @@ def main(functions: dict[str, Any]) -> None:
 
 
 def long_batch(shape: tuple[int, ...], call: Callable[[np.ndarray], object], seconds: float = 0.3) -> np.ndarray:
-    """Numbers of a shape, in a batch (8, 16, 32, ...) so large that a call takes that long: a signal finds it running."""
+    """Numbers of a shape, in a batch so large (8, 16, ...) that a call takes that long: a signal finds it running."""
     batch = 8
     while True:
         x = np.random.default_rng(batch).standard_normal((batch, *shape), dtype=np.float32)
