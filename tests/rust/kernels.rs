@@ -3,6 +3,8 @@
 
 #[path = "kernels/axis_map.rs"]
 mod axis_map;
+#[path = "kernels/copies.rs"]
+mod copies;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
 #[path = "kernels/depthwise.rs"]

@@ -1,5 +1,7 @@
 //! Forward and data gradient: walks over result pixels and runs tiles.
 
+use std::ops::Range;
+
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
 use super::micro::{Ahead, MAX_ROWS, Tile, tile, tile_rows};
@@ -9,13 +11,15 @@ use super::{Epilogue, Geometry};
 use crate::function::UnaryKind;
 use crate::kernels::{Kernel, elementwise, share, tasks_for};
 use crate::simd::Isa;
-use crate::tensor::{Args, Dst, Src};
+use crate::tensor::{ALIGN, Args, Dst, Src};
 
 /// Multiply-adds above which a task is cut further all the same: some milliseconds, after which the caller can look for
 /// an interrupt.
 const LONG_WORK: usize = 1 << 28;
 /// Weights up to so many bytes stay in the cache while tiles pass; larger ones pass while tiles stay.
 const RESIDENT: usize = 512 << 10;
+/// Bytes of weights that such a task reads for all its pixels.
+const PANELS: usize = 128 << 10;
 /// Units of work up to which large weights are shared out over the tasks.
 const FEW_UNITS: usize = 8;
 
@@ -29,6 +33,8 @@ struct Cut {
     frame: Frame,
     /// Whether the weights of a task stay in cache.
     resident: bool,
+    /// Whether neighbouring tasks share panels rather than rows.
+    panels_first: bool,
 }
 
 /// Lanes of the widest vector: folded channels fit one.
@@ -44,10 +50,12 @@ struct Indirect {
     mr: usize,
     dst_size: [usize; 2],
     dst_channels: usize,
+    copy_once: bool,
 }
 
 impl Indirect {
-    fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize) -> Self {
+    /// `copy_once` says that there is an operand for copies of units.
+    fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize, copy_once: bool) -> Self {
         let mr = tile_rows(problem.isa, problem.vectors);
         let cuts: Vec<Cut> = (0..problem.classes.len())
             .map(|class| {
@@ -58,18 +66,25 @@ impl Indirect {
                 let reading = Reading::new(lattice, mr, wanted);
                 let units = if rows == 0 { 0 } else { reading.units(lattice) };
                 let weights = problem.group_len(class) * size_of::<f32>();
-                // Few pixels and large weights: every task reads its own weights once.
-                let by_panels = units <= FEW_UNITS && weights > RESIDENT;
-                let row_tasks = if by_panels { 1 } else { wanted.min(units) };
-                let panel_tasks = wanted.div_ceil(row_tasks.max(1)).min(problem.panels());
+                // Fewer pixels than channels and large weights: every thread reads its own weights once.
+                let few = rows <= problem.channels && (copy_once || !reading.copies());
+                let panels_first = weights > RESIDENT && (units <= FEW_UNITS || few);
+                let (row_tasks, panel_tasks) = if panels_first {
+                    let panel_tasks = wanted.min(problem.panels()).min(weights.div_ceil(PANELS));
+                    (if units <= FEW_UNITS { 1 } else { wanted.div_ceil(panel_tasks).min(units) }, panel_tasks)
+                } else {
+                    let row_tasks = wanted.min(units);
+                    (row_tasks, wanted.div_ceil(row_tasks.max(1)).min(problem.panels()))
+                };
+                let reading = if panels_first { Reading::new(lattice, mr, row_tasks) } else { reading };
                 let resident = weights / panel_tasks.max(1) <= RESIDENT;
                 let frame = reading.frame(lattice);
                 let tasks = row_tasks * panel_tasks * problem.geometry.groups;
-                Cut { tasks, row_tasks, panel_tasks, reading, frame, resident }
+                Cut { tasks, row_tasks, panel_tasks, reading, frame, resident, panels_first }
             })
             .collect();
         let order = interleaved(&cuts);
-        Self { problem, cuts, order, mr, dst_size, dst_channels }
+        Self { problem, cuts, order, mr, dst_size, dst_channels, copy_once }
     }
 
     fn scratch(&self) -> usize {
@@ -77,12 +92,40 @@ impl Indirect {
         classes.map(|(cut, class)| Tables::bytes(&class.lattice, &cut.reading, self.mr)).max().unwrap_or(0)
     }
 
+    /// Floats of one unit's copy, if units are copied once for all panels before the tiles run.
+    fn shared(&self) -> Option<usize> {
+        let ([cut], [class]) = (&self.cuts[..], &self.problem.classes[..]) else { return None };
+        let copied = cut.panels_first && cut.panel_tasks > 1 && cut.reading.copies();
+        let one_group = self.problem.geometry.groups == 1;
+        (self.copy_once && copied && one_group)
+            .then(|| cut.reading.head_len(&class.lattice).next_multiple_of(ALIGN / size_of::<f32>()))
+    }
+
+    /// Units that are copied beforehand.
+    fn copies(&self) -> usize {
+        self.shared().map_or(0, |_| self.cuts[0].reading.units(&self.problem.classes[0].lattice))
+    }
+
+    /// Copies a unit to its place in `copy`.
+    ///
     /// # Safety
-    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry; scratch as large as stated.
+    /// `src` is the source, `copy` has room for [`copies`](Self::copies) units.
+    unsafe fn copy(&self, unit: usize, src: Src<'_, f32>, copy: Dst<'_, f32>) {
+        let (reading, lattice) = (&self.cuts[0].reading, &self.problem.classes[0].lattice);
+        let len = self.shared().unwrap_or_default();
+        // SAFETY: the caller's word; a unit is one task's.
+        unsafe {
+            reading.copy(lattice, unit, reading.rows(lattice, unit), src.at(0, 0), copy.at(unit * len, len));
+        }
+    }
+
+    /// # Safety
+    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry, `copy` is filled if units are
+    /// [`shared`](Self::shared); scratch as large as stated.
     unsafe fn run(
         &self,
         task: usize,
-        src: Src<'_, f32>,
+        (src, copy): (Src<'_, f32>, Option<Src<'_, f32>>),
         packed: Src<'_, f32>,
         finish: Finish,
         dst: Dst<'_, f32>,
@@ -94,7 +137,11 @@ impl Indirect {
         let lattice = &problem.classes[class].lattice;
         let per_group = cut.row_tasks * cut.panel_tasks;
         let (group, rest) = (task / per_group, task % per_group);
-        let (row_task, panel_task) = (rest / cut.panel_tasks, rest % cut.panel_tasks);
+        let (row_task, panel_task) = if cut.panels_first {
+            (rest % cut.row_tasks, rest / cut.row_tasks)
+        } else {
+            (rest / cut.panel_tasks, rest % cut.panel_tasks)
+        };
         let units = share(row_task, cut.row_tasks, cut.reading.units(lattice));
         let panels = share(panel_task, cut.panel_tasks, problem.panels());
         let weights = problem.classes[class].packed_start + group * problem.group_len(class);
@@ -117,7 +164,12 @@ impl Indirect {
             for unit in units {
                 let rows = cut.reading.rows(lattice, unit);
                 let tiles = rows.len().div_ceil(self.mr);
-                let frame = tables.open(unit, rows.clone(), source);
+                let frame = match (copy, self.shared()) {
+                    (Some(copy), Some(len)) => {
+                        cut.reading.opened(lattice, unit, &rows, source, copy.at(unit * len, len))
+                    }
+                    _ => tables.open(unit, rows.clone(), source),
+                };
                 for slot in 0..tiles {
                     let part = share(slot, tiles, rows.len());
                     let rows = rows.start + part.start..rows.start + part.end;
@@ -125,7 +177,7 @@ impl Indirect {
                         |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
                     tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
                 }
-                let next = if cut.row_tasks == 1 && cut.resident {
+                let next = if cut.panels_first && cut.resident {
                     // All pixels pass by the task's weights: the next task's come during that, a part per unit.
                     let more = panels.len().min(problem.panels() - panels.end) * length;
                     let part = share(unit, cut.reading.units(lattice), more);
@@ -162,8 +214,8 @@ impl Indirect {
     unsafe fn activate(
         &self,
         activation: Option<UnaryKind>,
-        rows: std::ops::Range<usize>,
-        panels: &std::ops::Range<usize>,
+        rows: Range<usize>,
+        panels: &Range<usize>,
         first_channel: usize,
         dst: Dst<'_, f32>,
     ) {
@@ -215,7 +267,7 @@ fn repeat(numbers: *const f32, count: usize, repeated: &mut [f32; MAX_LANES]) ->
 }
 
 /// The source under the result pixels behind these, as many: where it starts, and its floats.
-fn source_behind(lattice: &Lattice, source: *const f32, rows: std::ops::Range<usize>) -> (*const f32, usize) {
+fn source_behind(lattice: &Lattice, source: *const f32, rows: Range<usize>) -> (*const f32, usize) {
     let axes = [&lattice.h, &lattice.w];
     // Where pixels are left out, or groups of channels, it is not a stretch of memory.
     if axes.iter().any(|axis| axis.offsets.len() < axis.src_step) || lattice.group_channels < lattice.src_channels {
@@ -321,8 +373,8 @@ impl PanelCall<'_> {
     }
 }
 
-/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output; what is added may
-/// be the memory of the output if [`Forward::adds_in_place`].
+/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the input
+/// (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if [`Forward::adds_in_place`].
 #[derive(Debug)]
 pub struct Forward {
     inner: Indirect,
@@ -332,14 +384,29 @@ pub struct Forward {
 impl Forward {
     /// A convolution of this geometry.
     pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        let inner = Indirect::new(Problem::forward(isa, geometry), [geometry.oh, geometry.ow], geometry.oc);
-        Self { inner, epilogue }
+        Self::with(isa, geometry, epilogue, false)
+    }
+
+    /// The same with an operand for a copy of the input, if it wants one.
+    pub fn copying_once(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
+        Self::with(isa, geometry, epilogue, true)
+    }
+
+    fn with(isa: Isa, geometry: Geometry, epilogue: Epilogue, copy_once: bool) -> Self {
+        let problem = Problem::forward(isa, geometry);
+        Self { inner: Indirect::new(problem, [geometry.oh, geometry.ow], geometry.oc, copy_once), epilogue }
     }
 
     /// Whether every result is written once, so that it may replace what is added to it: folded pixels may be summed
     /// again.
     pub fn adds_in_place(&self) -> bool {
         self.inner.problem.fold == 1
+    }
+
+    /// Floats of the operand that holds a copy of the input: with few pixels and many channels it is made once, in a phase
+    /// of its own.
+    pub fn copy_len(&self) -> usize {
+        self.inner.shared().map_or(0, |len| len * self.inner.copies())
     }
 }
 
@@ -349,7 +416,19 @@ impl Kernel for Forward {
     }
 
     fn tasks(&self) -> usize {
-        self.inner.order.len()
+        self.inner.copies() + self.inner.order.len()
+    }
+
+    fn phases(&self) -> usize {
+        if self.inner.copies() > 0 { 2 } else { 1 }
+    }
+
+    fn phase(&self, number: usize) -> Range<usize> {
+        match (self.inner.copies(), number) {
+            (0, _) => 0..self.tasks(),
+            (copies, 0) => 0..copies,
+            (copies, _) => copies..self.tasks(),
+        }
     }
 
     fn scratch(&self) -> usize {
@@ -362,10 +441,18 @@ impl Kernel for Forward {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let geometry = &self.inner.problem.geometry;
+        let (result, copies) = (2 + self.epilogue.operands(), self.inner.copies());
+        if task < copies {
+            // SAFETY: the caller's word.
+            return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };
+        }
         let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
-        let dst = args.dst::<f32>(2 + self.epilogue.operands());
-        // SAFETY: the caller's word.
-        unsafe { self.inner.run(task, args.src(0), args.src(1), finish, dst, self.epilogue.later(), scratch) }
+        let source = (args.src(0), (copies > 0).then(|| args.src(result + 1)));
+        // SAFETY: the caller's word; copies were made in the phase before.
+        unsafe {
+            let (packed, dst) = (args.src(1), args.dst(result));
+            self.inner.run(task - copies, source, packed, finish, dst, self.epilogue.later(), scratch);
+        }
     }
 }
 
@@ -376,7 +463,7 @@ pub struct BackwardData(Indirect);
 impl BackwardData {
     /// The data gradient of this convolution.
     pub fn new(isa: Isa, geometry: Geometry) -> Self {
-        Self(Indirect::new(Problem::backward(isa, geometry), [geometry.ih, geometry.iw], geometry.ic))
+        Self(Indirect::new(Problem::backward(isa, geometry), [geometry.ih, geometry.iw], geometry.ic, false))
     }
 }
 
@@ -399,6 +486,6 @@ impl Kernel for BackwardData {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, args.src(0), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
+        unsafe { self.0.run(task, (args.src(0), None), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
     }
 }

@@ -4,6 +4,8 @@
 //! both cases a pixel's segments lie at fixed distances from its first. Where a band would be too large (far dilation or
 //! padding) every pixel and segment gets a pointer of its own.
 
+use std::ops::Range;
+
 use super::gather::{Frame, Lattice, Walk};
 
 /// A band up to so many bytes is copied: it shares the second-level cache with the weights.
@@ -66,7 +68,7 @@ impl Reading {
     }
 
     /// Result pixels of a unit.
-    pub fn rows(&self, lattice: &Lattice, unit: usize) -> std::ops::Range<usize> {
+    pub fn rows(&self, lattice: &Lattice, unit: usize) -> Range<usize> {
         match *self {
             Self::InPlace { rows } | Self::Copied { rows } | Self::Pointers { rows } => {
                 unit * rows..((unit + 1) * rows).min(lattice.rows())
@@ -121,33 +123,66 @@ impl Reading {
         }
     }
 
-    /// Makes a unit's source readable.
+    /// Makes a unit's source readable: copies it to `head` if it is not read where it is.
     ///
     /// # Safety
     /// `source` is the lattice's source at the group's first channel; `head` has room for `head_len()` floats.
-    pub unsafe fn open(
-        &self,
-        lattice: &Lattice,
-        unit: usize,
-        rows: std::ops::Range<usize>,
-        source: *const f32,
-        head: *mut f32,
-    ) -> Opened {
+    pub unsafe fn copy(&self, lattice: &Lattice, unit: usize, rows: Range<usize>, source: *const f32, head: *mut f32) {
         match self {
-            Self::InPlace { .. } | Self::Pointers { .. } => Opened { memory: source, image: 0, line: 0 },
+            Self::InPlace { .. } | Self::Pointers { .. } => {}
             Self::Copied { .. } => {
-                let pitch = lattice.depth() + GAP;
                 // SAFETY: the head has room for the unit's rows.
-                unsafe { lattice.copy_rows(rows.clone(), source, head, pitch) };
-                Opened { memory: head.wrapping_sub(rows.start * pitch), image: 0, line: 0 }
+                unsafe { lattice.copy_rows(rows, source, head, lattice.depth() + GAP) };
             }
             Self::Band { .. } => {
                 let (image, line) = self.band(lattice, unit);
                 // SAFETY: the head has room for a band.
                 unsafe { lattice.copy_band(image, line, rows.len() / lattice.w.count, source, head) };
+            }
+        }
+    }
+
+    /// [`copy`](Self::copy), and the view of the unit.
+    ///
+    /// # Safety
+    /// As `copy`.
+    pub unsafe fn open(
+        &self,
+        lattice: &Lattice,
+        unit: usize,
+        rows: Range<usize>,
+        source: *const f32,
+        head: *mut f32,
+    ) -> Opened {
+        // SAFETY: the caller's word.
+        unsafe { self.copy(lattice, unit, rows.clone(), source, head) };
+        self.opened(lattice, unit, &rows, source, head)
+    }
+
+    /// The view of a unit whose source, or its copy in `head`, is readable.
+    pub fn opened(
+        &self,
+        lattice: &Lattice,
+        unit: usize,
+        rows: &Range<usize>,
+        source: *const f32,
+        head: *const f32,
+    ) -> Opened {
+        match self {
+            Self::InPlace { .. } | Self::Pointers { .. } => Opened { memory: source, image: 0, line: 0 },
+            Self::Copied { .. } => {
+                Opened { memory: head.wrapping_sub(rows.start * (lattice.depth() + GAP)), image: 0, line: 0 }
+            }
+            Self::Band { .. } => {
+                let (image, line) = self.band(lattice, unit);
                 Opened { memory: head, image, line }
             }
         }
+    }
+
+    /// Whether units are copied before they are read.
+    pub fn copies(&self) -> bool {
+        matches!(self, Self::Copied { .. } | Self::Band { .. })
     }
 }
 
@@ -238,7 +273,7 @@ impl<'a> Tables<'a> {
     ///
     /// # Safety
     /// `source` is the lattice's source at the group's first channel.
-    pub unsafe fn open(&self, unit: usize, rows: std::ops::Range<usize>, source: *const f32) -> Opened {
+    pub unsafe fn open(&self, unit: usize, rows: Range<usize>, source: *const f32) -> Opened {
         // SAFETY: the caller's word.
         unsafe { self.reading.open(self.lattice, unit, rows, source, self.head) }
     }
@@ -250,7 +285,7 @@ impl<'a> Tables<'a> {
     pub unsafe fn fill(
         &self,
         slot: usize,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         opened: &Opened,
         result: impl Fn(Walk) -> *mut f32,
         result_pitch: usize,

@@ -41,8 +41,11 @@ impl Lowering<'_> {
             self.refused.push(("conv_planes".to_owned(), planes));
         }
         self.refuse_spread(&geometry, "conv_spread", spread);
-        let kernel = conv::Forward::new(isa, geometry, epilogue);
+        let kernel = conv::Forward::copying_once(isa, geometry, epilogue);
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
+        if kernel.copy_len() > 0 {
+            operands.push(self.temp(kernel.copy_len() * FLOAT));
+        }
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }
 

@@ -1,0 +1,49 @@
+//! Direct convolutions of few pixels by many weights, whose source is copied once: the same bits as with a copy per task.
+
+use cnnrs::function::UnaryKind;
+use cnnrs::kernels::conv::{Epilogue, Forward, Geometry, PackForward};
+use cnnrs::simd::Isa;
+use cnnrs::window::Window2d;
+
+use crate::{Operand, run, values};
+
+fn check(n: usize, input: [usize; 2], [ic, oc]: [usize; 2], kernel: usize, stride: usize, copied: bool) {
+    let pad = [[kernel / 2; 2]; 2];
+    let window = Window2d { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pad };
+    let geometry = Geometry::new(n, input, ic, oc, 1, window).unwrap();
+    for isa in Isa::available() {
+        let weights = Operand::of(&values(1, geometry.weights_len()));
+        let pack = PackForward::new(isa, geometry);
+        let packed = run(&pack, &[weights, Operand::poison::<f32>(pack.packed_len())])[1].clone();
+        let epilogue = Epilogue { bias: true, activation: Some(UnaryKind::Relu), ..Epilogue::default() };
+        let src = Operand::of(&values(2, geometry.src_len()));
+        let mut operands = vec![src, packed, Operand::of(&values(3, oc)), Operand::poison::<f32>(geometry.dst_len())];
+        let expected: Vec<f32> = run(&Forward::new(isa, geometry, epilogue), &operands)[3].get();
+        let kernel = Forward::copying_once(isa, geometry, epilogue);
+        assert!(!copied || kernel.copy_len() > 0 || isa < Isa::Avx512, "{}", geometry.describe());
+        operands.push(Operand::poison::<f32>(kernel.copy_len()));
+        let found: Vec<f32> = run(&kernel, &operands)[3].get();
+        assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", geometry.describe());
+    }
+}
+
+#[test]
+fn pixels_that_crowd() {
+    check(1, [14, 14], [1024, 256], 1, 1, true);
+    check(1, [7, 7], [2048, 70], 1, 1, true);
+    check(1, [14, 13], [1024, 160], 1, 2, true);
+    check(3, [7, 5], [1024, 200], 1, 1, true);
+}
+
+#[test]
+fn bands() {
+    check(1, [14, 14], [128, 160], 3, 2, true);
+    check(2, [9, 11], [160, 256], 3, 1, true);
+    check(1, [28, 28], [96, 256], 3, 2, true);
+}
+
+#[test]
+fn without_copies() {
+    check(1, [14, 14], [272, 520], 1, 1, false);
+    check(1, [30, 30], [64, 64], 3, 1, false);
+}
