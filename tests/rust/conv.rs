@@ -171,6 +171,11 @@ fn pixels_that_crowd_in_the_cache_are_exact() {
     check(1, [9, 10], 512, 33, 1, square(1, 2, 0));
     check(1, [6, 5], 24, 1024, 1, Window2d::UNIT);
     check(1, [5, 4], 2048, 20, 2, Window2d::UNIT);
+    // Gradients crowd, of blocks and of parts; then both operands.
+    check(2, [7, 9], 250, 1024, 1, Window2d::UNIT);
+    check(1, [48, 45], 50, 512, 1, Window2d::UNIT);
+    check(1, [9, 10], 512, 1024, 1, square(1, 2, 0));
+    check(1, [5, 6], 512, 1024, 1, square(3, 2, 1));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::gather::{Axis, Frame, Lattice, Walk, reads_rows};
 use super::micro::{GradTile, grad_tile, tile_rows};
 use super::tables::{Opened, Reading};
 use crate::kernels::Kernel;
+use crate::kernels::panels::{Weights, fill};
 use crate::simd::Isa;
 use crate::tensor::Args;
 
@@ -23,8 +24,15 @@ const MIN_PARTS: usize = 8;
 const PRIVATE: usize = 512 << 10;
 /// Bytes beyond which the processor does not guess what is read next.
 const PAGE: usize = 4096;
+/// Pixels so many bytes apart, or a multiple, share a set of the first-level cache (with parts, which have more to keep in
+/// cache, half as many are too close): a panel of such gradients is copied,
+const CROWD: usize = 4096;
+/// if so many positions read the copy.
+const READERS: usize = 48;
 /// Positions and panels of a block that a task owns.
 const OWNED: [usize; 2] = [96, 8];
+/// The same where a panel of gradients is copied for all positions.
+const COPIED: [usize; 2] = [256, 2];
 
 /// Weight gradient. Operands: input, gradient by the output, result of `parts()` × the weight's length.
 #[derive(Debug)]
@@ -40,6 +48,10 @@ pub struct BackwardWeights {
     /// Output channels of one group, of all folded pixels.
     channels: usize,
     vectors: usize,
+    /// Whether the gradients of a piece are copied panel by panel.
+    copies: bool,
+    /// Whether the positions of a block are copied, too.
+    packs: bool,
     /// What tasks of one part own.
     blocks: Vec<Block>,
 }
@@ -63,18 +75,22 @@ impl BackwardWeights {
         let fold = if foldable { w.best_fold(geometry.oc, isa.lanes()) } else { 1 };
         let w = if fold > 1 { w.folded(fold) } else { w };
         let lattice = Lattice::new(geometry.n, Axis::forward(&geometry, 0), w, geometry.ic, geometry.groups);
+        let channels = geometry.group_oc() * fold;
+        let vectors = if channels <= isa.lanes() { 1 } else { 2 };
+        let crowd = |floats: usize| (floats * size_of::<f32>()).is_multiple_of(if private { CROWD / 2 } else { CROWD });
+        let copies = vectors == 2 && fold == 1 && lattice.segment_len() >= READERS && crowd(geometry.oc);
+        let packs = copies && !private && crowd(lattice.w.src_step * lattice.src_channels);
         // A task that owns one tap would copy a band for that tap alone.
-        let reading = if private || lattice.is_inside() {
-            Reading::new(&lattice, PIXELS, pixel_blocks.max(1))
-        } else {
-            Reading::Pointers { rows: PIXELS }
+        let reading = match (private, lattice.is_inside()) {
+            (false, false) => Reading::Pointers { rows: PIXELS },
+            (false, true) if packs => Reading::InPlace { rows: PIXELS },
+            _ => Reading::new(&lattice, PIXELS, pixel_blocks.max(1)),
         };
         let frame = reading.frame(&lattice);
         let parts = if private { reading.units(&lattice).min(PARTS) } else { 1 };
-        let channels = geometry.group_oc() * fold;
-        let vectors = if channels <= isa.lanes() { 1 } else { 2 };
         let panels = channels.div_ceil(vectors * isa.lanes());
         let (segments, len) = (lattice.segments(), lattice.segment_len());
+        let owned = if copies { COPIED } else { OWNED };
         let mut blocks = Vec::new();
         for group in 0..geometry.groups {
             if private {
@@ -82,15 +98,15 @@ impl BackwardWeights {
                 continue;
             }
             for segment in 0..segments {
-                for positions in pieces(len, OWNED[0]) {
-                    for panels in pieces(panels, OWNED[1]) {
+                for positions in pieces(len, owned[0]) {
+                    for panels in pieces(panels, owned[1]) {
                         let positions = positions.clone();
                         blocks.push(Block { group, segments: segment..segment + 1, positions, panels });
                     }
                 }
             }
         }
-        Self { isa, geometry, lattice, reading, frame, parts, fold, channels, vectors, blocks }
+        Self { isa, geometry, lattice, reading, frame, parts, fold, channels, vectors, copies, packs, blocks }
     }
 
     /// Gradients in the result operand, to be summed in order.
@@ -110,6 +126,12 @@ impl BackwardWeights {
     /// Floats of one patch per pixel.
     fn patches_len(&self) -> usize {
         if self.reading.per_segment() { PIXELS * self.lattice.patch_len() } else { 0 }
+    }
+
+    /// Floats of a panel of a piece's gradients, and of a block's positions.
+    fn panel_len(&self) -> usize {
+        let positions = if self.packs { PIXELS * COPIED[0] } else { 0 };
+        positions + if self.copies { PIXELS * self.nr() } else { 0 }
     }
 
     /// Floats of the gradient by folded positions, which is taken apart at the end of a task.
@@ -148,11 +170,12 @@ fn pieces(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// One task's scratch.
 struct Scratch {
-    /// One pointer per pixel of a piece.
+    /// One pointer per pixel of a piece, then one to its copy.
     table: *mut *const f32,
     head: *mut f32,
     patches: *mut f32,
     folded: *mut f32,
+    panel: *mut f32,
 }
 
 impl Kernel for BackwardWeights {
@@ -167,7 +190,8 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        PIXELS * size_of::<*const f32>() + (self.head_len() + self.patches_len() + self.folded_len()) * size_of::<f32>()
+        2 * PIXELS * size_of::<*const f32>()
+            + (self.head_len() + self.patches_len() + self.folded_len() + self.panel_len()) * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
@@ -177,10 +201,11 @@ impl Kernel for BackwardWeights {
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let (part, block) = (task / self.blocks.len(), &self.blocks[task % self.blocks.len()]);
         let lattice = &self.lattice;
-        let head = scratch.wrapping_add(PIXELS * size_of::<*const f32>()).cast::<f32>();
+        let head = scratch.wrapping_add(2 * PIXELS * size_of::<*const f32>()).cast::<f32>();
         let patches = head.wrapping_add(self.head_len());
         let folded = patches.wrapping_add(self.patches_len());
-        let scratch = Scratch { table: scratch.cast(), head, patches, folded };
+        let panel = folded.wrapping_add(self.folded_len());
+        let scratch = Scratch { table: scratch.cast(), head, patches, folded, panel };
         let source = args.src::<f32>(0).at(0, 0).wrapping_add(block.group * lattice.group_channels);
         let units = self.reading.units(lattice);
         let mut add = false;
@@ -237,8 +262,10 @@ impl BackwardWeights {
         let far = self.parts > 1 || diff_pitch * size_of::<f32>() >= PAGE;
         let more = far && rows.end + rows.len() <= lattice.rows();
         let ahead = match self.reading {
-            Reading::InPlace { .. } if more => [rows.len() * frame.pixel, rows.len() * diff_pitch],
-            Reading::Copied { .. } if more => [0, rows.len() * diff_pitch],
+            Reading::InPlace { .. } if more => {
+                [rows.len() * frame.pixel, if self.copies { 0 } else { rows.len() * diff_pitch }]
+            }
+            Reading::Copied { .. } if more && !self.copies => [0, rows.len() * diff_pitch],
             _ => [0; 2],
         };
         // SAFETY: the caller's word.
@@ -260,33 +287,78 @@ impl BackwardWeights {
                 if pointed && !rows.is_empty() {
                     self.point(segment, lattice.walk(rows.start), rows.len(), opened, scratch);
                 }
-                for positions in pieces(block.positions.len(), mr) {
+                let (table, origin) = if self.packs && !rows.is_empty() {
+                    let offset = frame.deltas[segment] + block.positions.start as isize;
+                    self.pack(block, rows.len(), offset, scratch);
+                    (scratch.table.wrapping_add(PIXELS), block.positions.start as isize)
+                } else {
+                    (scratch.table, -frame.deltas[segment])
+                };
+                let tile = |positions: &Range<usize>, panel: usize| {
                     let position = block.positions.start + positions.start;
                     let row = segment * lattice.segment_len() + position;
-                    for panel in block.panels.clone() {
-                        let channels = nr.min(self.channels - panel * nr);
-                        let column = block.group * self.channels + panel * nr;
-                        let diff = rows.start * diff_pitch + column;
-                        let tile = GradTile {
-                            table: scratch.table,
-                            offset: frame.deltas[segment] + position as isize,
-                            pixels: rows.len(),
-                            diff: if rows.is_empty() { std::ptr::null() } else { diff_dst.at(diff, channels) },
-                            diff_pitch,
-                            result: if self.fold > 1 {
-                                scratch.folded.wrapping_add(row * diff_pitch + column)
-                            } else {
-                                out.at(base + row * diff_pitch + column, channels)
-                            },
-                            pitch: diff_pitch,
-                            channels,
-                            add,
-                            ahead,
-                        };
-                        let vectors = if channels <= lanes { 1 } else { 2 };
-                        grad_tile(self.isa, positions.len(), vectors, &tile);
-                    }
+                    let channels = nr.min(self.channels - panel * nr);
+                    let column = block.group * self.channels + panel * nr;
+                    let diff = rows.start * diff_pitch + column;
+                    let tile = GradTile {
+                        table,
+                        offset: position as isize - origin,
+                        pixels: rows.len(),
+                        diff: if self.copies {
+                            scratch.panel.cast_const()
+                        } else if rows.is_empty() {
+                            std::ptr::null()
+                        } else {
+                            diff_dst.at(diff, channels)
+                        },
+                        diff_pitch: if self.copies { nr } else { diff_pitch },
+                        result: if self.fold > 1 {
+                            scratch.folded.wrapping_add(row * diff_pitch + column)
+                        } else {
+                            out.at(base + row * diff_pitch + column, channels)
+                        },
+                        pitch: diff_pitch,
+                        channels,
+                        add,
+                        ahead,
+                    };
+                    let vectors = if channels <= lanes { 1 } else { 2 };
+                    grad_tile(self.isa, positions.len(), vectors, &tile);
+                };
+                let positions = || pieces(block.positions.len(), mr);
+                if !self.copies {
+                    positions().for_each(|positions| block.panels.clone().for_each(|panel| tile(&positions, panel)));
+                    continue;
                 }
+                for panel in block.panels.clone() {
+                    if !rows.is_empty() {
+                        let channels = nr.min(self.channels - panel * nr);
+                        let first = rows.start * diff_pitch + block.group * self.channels + panel * nr;
+                        let from = diff_dst.at(first, (rows.len() - 1) * diff_pitch + channels);
+                        let to = scratch.panel;
+                        let of = Weights { from, pitch: diff_pitch, depth: rows.len(), channels, nr, to };
+                        fill(self.isa, &of, false);
+                    }
+                    positions().for_each(|positions| tile(&positions, panel));
+                }
+            }
+        }
+    }
+
+    /// Copies a block's positions of a segment, pixel by pixel.
+    ///
+    /// # Safety
+    /// As for [`Self::piece`]; the table points at the pixels, `offset` floats before the block's positions.
+    unsafe fn pack(&self, block: &Block, pixels: usize, offset: isize, scratch: &Scratch) {
+        let to = scratch.panel.wrapping_add(PIXELS * self.nr());
+        let count = block.positions.len();
+        for pixel in 0..pixels {
+            let to = to.wrapping_add(pixel * COPIED[0]);
+            // SAFETY: the caller's word; the scratch has room for the positions of a block.
+            unsafe {
+                let from = (*scratch.table.add(pixel)).wrapping_offset(offset);
+                to.copy_from_nonoverlapping(from, count);
+                *scratch.table.add(PIXELS + pixel) = to;
             }
         }
     }
