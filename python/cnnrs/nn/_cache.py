@@ -73,11 +73,14 @@ class ProgramCache:
 
     Attributes:
         plans: The plans of all programs together.
+        recent: What the owner last looked up, in its own terms, and what it found: a pair that is replaced whole, so
+            that threads need no lock for it.
     """
 
     def __init__(self) -> None:
         """Make an empty cache."""
         self.plans = _core.PlanCache()
+        self.recent: tuple[object, Compiled | None] = (None, None)
         # A key without a batch size leads to None where the program depends on the batch size.
         self._programs: OrderedDict[Key, Compiled | None] = OrderedDict()
         with _guard.lock:
@@ -113,6 +116,7 @@ class ProgramCache:
     def clear(self) -> None:
         """Forget every program."""
         with _guard.lock:
+            self.recent = (None, None)
             self._programs.clear()
 
     def __len__(self) -> int:

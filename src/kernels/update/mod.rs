@@ -20,7 +20,7 @@ use crate::simd::Isa;
 use crate::tensor::{Args, Src};
 
 /// Most elements of one task.
-const CHUNK: usize = 16 << 10;
+const CHUNK: usize = 4 << 10;
 /// Most hyperparameters of a parameter.
 const HYPER: usize = 8;
 /// Most states of a parameter.
@@ -93,7 +93,7 @@ struct Piece {
 /// An optimizer's update. Operands: `hyper` (rows of `Rule::hyper` floats), then for each parameter `grad`,
 /// `param` and `Rule::states` states (floats of its length; all but `grad` are updated in place).
 ///
-/// Large tensors are cut into tasks of 16 Ki elements, small neighbours share one.
+/// Large tensors are cut into tasks of 4 Ki elements, small neighbours share one.
 #[derive(Debug, Clone)]
 pub struct Update<R> {
     isa: Isa,

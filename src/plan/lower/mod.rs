@@ -70,7 +70,7 @@ struct Lowering<'a> {
     read: Vec<bool>,
     /// How many operands and outputs each value is.
     readers: Vec<usize>,
-    /// Gradients that are made where an update takes them, and the nodes that would make them.
+    /// Values that are made where an update or a pooling takes them, and the nodes that would make them.
     deferred: Vec<(ValueId, &'a Node)>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
@@ -287,6 +287,7 @@ impl<'a> Lowering<'a> {
                 self.backward_weights(node, geometry, *algorithm);
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
+            Op::MaxPool2d { .. } if self.pooled(input(0), node.outputs[0])? => {}
             Op::MaxPool2d { window, .. } => {
                 let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
                 let indexed = self.read[node.outputs[1].0];

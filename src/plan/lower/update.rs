@@ -48,6 +48,9 @@ impl<'a> Lowering<'a> {
     /// it; if so the update will. What the gradient is made from must then not be a stored tensor, which may have been
     /// written by that time.
     pub(super) fn defers(&mut self, node: &'a Node) -> bool {
+        if matches!(node.op, Op::Conv2d { .. }) {
+            return self.defers_conv(node);
+        }
         let (Op::LinearBackwardWeights, &[gradient]) = (&node.op, node.outputs.as_slice()) else { return false };
         let updates = self.graph.nodes().iter().any(|other| match other.op {
             Op::Update(optimizer) => {

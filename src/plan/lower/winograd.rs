@@ -2,23 +2,81 @@
 
 use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
-use crate::graph::{Fused, Node};
-use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
-use crate::kernels::conv::{Epilogue, Geometry};
+use crate::error::Result;
+use crate::graph::{Fused, Node, Op, ValueId};
+use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product, refusal};
+use crate::kernels::conv::{Epilogue, Geometry, depthwise};
+use crate::window::Window2d;
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
     pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
+        self.winograd_forward_to(node, geometry, fused, None);
+    }
+
+    /// Lowers the convolution whose result a maximum pooling over windows of 2×2 side by side takes, if it was left for
+    /// that: its kernel writes what is pooled.
+    pub(super) fn pooled(&mut self, source: ValueId, result: ValueId) -> Result<bool> {
+        let Some(&(_, maker)) = self.deferred.iter().find(|(value, _)| *value == source) else { return Ok(false) };
+        if let Some((geometry, fused)) = self.conv(maker)? {
+            self.winograd_forward_to(maker, geometry, fused, Some(result));
+        }
+        Ok(true)
+    }
+
+    /// Whether nobody but such a pooling reads a convolution's result, and its kernel can pool.
+    pub(super) fn defers_conv(&mut self, node: &'a Node) -> bool {
+        let Ok(Some((geometry, fused))) = self.conv(node) else { return false };
+        let Op::Conv2d { algorithm, .. } = node.op else { return false };
+        let &[result] = node.outputs.as_slice() else { return false };
+        let halves = |node: &Node| match node.op {
+            Op::MaxPool2d { window, .. } => {
+                let side_by_side = window == Window2d { kernel: [2; 2], stride: [2; 2], ..Window2d::UNIT };
+                side_by_side && node.inputs == [result] && !self.read[node.outputs[1].0]
+            }
+            _ => false,
+        };
+        let Fused { norm, add, activation } = fused;
+        let epilogue = Epilogue { bias: false, norm: norm.is_some(), add, activation };
+        let transformed = depthwise::refusal(self.options.isa, &geometry).is_some()
+            && refusal(self.options.algorithm.and(algorithm), &geometry).is_none()
+            && Product::pools(&geometry, epilogue);
+        let defers = transformed && self.readers[result.0] == 1 && self.graph.nodes().iter().any(halves);
+        if defers {
+            self.deferred.push((result, node));
+        }
+        defers
+    }
+
+    /// The geometry of a convolution node.
+    fn conv(&self, node: &Node) -> Result<Option<(Geometry, Fused)>> {
+        let Op::Conv2d { window, groups, fused, .. } = node.op else { return Ok(None) };
+        let x = self.shape(node.inputs[0]);
+        let channels = self.shape(node.outputs[0])[3];
+        Ok(Some((Geometry::new(x[0], [x[1], x[2]], x[3], channels, groups, window)?, fused)))
+    }
+
+    /// The convolution, to its result or, pooled, to another value.
+    fn winograd_forward_to(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooled: Option<ValueId>) {
         let isa = self.options.isa;
         let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
-        self.winograd(node, (kernel, epilogue, behind), Pack::forward(isa, &geometry), "conv_direct", &geometry);
+        let kernel = if pooled.is_some() { kernel.pooled() } else { kernel };
+        let result = pooled.unwrap_or(node.outputs[0]);
+        self.winograd(
+            node,
+            (kernel, epilogue, behind),
+            Pack::forward(isa, &geometry),
+            "conv_direct",
+            (&geometry, result),
+        );
     }
 
     pub(super) fn winograd_backward_data(&mut self, node: &Node, geometry: Geometry) {
         let isa = self.options.isa;
         let kernel = Product::backward_data(isa, &geometry, self.keeps_packed(node.inputs[1]));
         let kernel = (kernel, Epilogue::default(), Vec::new());
-        self.winograd(node, kernel, Pack::backward_data(isa, &geometry), "conv_backward_data", &geometry);
+        let result = node.outputs[0];
+        self.winograd(node, kernel, Pack::backward_data(isa, &geometry), "conv_backward_data", (&geometry, result));
     }
 
     pub(super) fn winograd_backward_weights(&mut self, node: &Node, geometry: Geometry) {
@@ -37,7 +95,7 @@ impl Lowering<'_> {
         (kernel, epilogue, behind): (Product, Epilogue, Vec<usize>),
         pack: Pack,
         other: &str,
-        geometry: &Geometry,
+        (geometry, result): (&Geometry, ValueId),
     ) {
         let mut operands = vec![self.buffer(node.inputs[0])];
         operands.push(if kernel.takes_raw() {
@@ -47,7 +105,7 @@ impl Lowering<'_> {
             self.pack(node, node.inputs[1], pack, floats, format)
         });
         operands.extend(behind);
-        operands.push(self.buffer(node.outputs[0]));
+        operands.push(self.buffer(result));
         let in_place = added_in_place(epilogue, true, &operands);
         if kernel.positions_len() > 0 {
             operands.push(self.temp(kernel.positions_len() * FLOAT));

@@ -146,11 +146,10 @@ impl Task {
         (index / (h * w), index / w % h * self.out, index % w * self.out)
     }
 
-    /// Floats to the first result of a tile, and its rows and columns of results.
-    pub fn results(&self, index: usize) -> (usize, [usize; 2]) {
-        let (image, y, x) = self.tile(index);
-        let size = [self.out.min(self.dh - y), self.out.min(self.dw - x)];
-        (((image * self.dh + y) * self.dw + x) * self.dc, size)
+    /// Rows and columns of results of a tile.
+    pub fn results(&self, index: usize) -> [usize; 2] {
+        let (_, y, x) = self.tile(index);
+        [self.out.min(self.dh - y), self.out.min(self.dw - x)]
     }
 }
 

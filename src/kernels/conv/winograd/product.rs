@@ -47,6 +47,7 @@ pub struct Product {
     panels: Panels,
     cut: Cut,
     flops: u64,
+    pool: bool,
 }
 
 impl Product {
@@ -69,7 +70,38 @@ impl Product {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
             Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
         };
-        Self { isa, task, epilogue, panels, cut, flops }
+        Self { isa, task, epilogue, panels, cut, flops, pool: false }
+    }
+
+    /// Whether [`pooled`](Self::pooled) is possible: of large tiles that hold whole windows, with nothing added, and no
+    /// activation but relu.
+    pub fn pools(geometry: &Geometry, epilogue: Epilogue) -> bool {
+        let task = Task::forward(geometry);
+        let whole = task.out == 4 && task.dh.is_multiple_of(2) && task.dw.is_multiple_of(2);
+        whole && !epilogue.add && epilogue.later().is_none()
+    }
+
+    /// The same with the largest of every 2×2 results as its result: maximum pooling.
+    #[must_use]
+    pub fn pooled(self) -> Self {
+        debug_assert!(self.task.out == 4 && !self.epilogue.add && self.epilogue.later().is_none());
+        Self { pool: true, ..self }
+    }
+
+    /// Results along each axis for one that is written.
+    fn step(&self) -> usize {
+        if self.pool { 2 } else { 1 }
+    }
+
+    /// Floats of a line of what is written.
+    fn line(&self) -> usize {
+        self.task.dw / self.step() * self.task.dc
+    }
+
+    /// Floats to the first thing that is written of a tile.
+    fn place(&self, tile: usize) -> usize {
+        let (image, y, x) = self.task.tile(tile);
+        (image * self.task.dh + y) / self.step() * self.line() + x / self.step() * self.task.dc
     }
 
     /// Whether the weights are wanted as the layer has them.
@@ -127,8 +159,9 @@ impl Kernel for Product {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
         let epilogue = self.epilogue.name();
+        let pool = if self.pool { "_max_pool" } else { "" };
         format!(
-            "{what}{epilogue}_{}{cut}_{}x{}_{}",
+            "{what}{epilogue}{pool}_{}{cut}_{}x{}_{}",
             self.task.scheme(),
             tile_rows(self.isa, 2),
             self.panels.nr,
@@ -171,7 +204,7 @@ impl Kernel for Product {
         let sums = weights.wrapping_add(layout.weights);
         let zeros = sums.wrapping_add(layout.sums.floats());
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
-        let (len, result) = (of.n * of.dh * of.dw * of.dc, 2 + self.epilogue.operands());
+        let (len, result) = (of.n * of.dh / self.step() * self.line(), 2 + self.epilogue.operands());
         let run = Run {
             sums,
             positions: layout.sums,
@@ -339,14 +372,15 @@ impl Product {
         let write = Write {
             plane: sums.plane,
             finish: run.finish.at(first),
-            pitch: [of.dw * of.dc, of.dc],
+            pitch: [self.line(), of.dc],
             channels: self.panels.nr.min(of.dc - first),
             side: of.side(),
             out: of.out,
+            pool: self.pool,
         };
         for (row, index) in tiles.enumerate() {
-            let (at, size) = of.results(index);
-            let at = run.dst.wrapping_add(at + first);
+            let size = of.results(index);
+            let at = run.dst.wrapping_add(self.place(index) + first);
             // SAFETY: the caller's word.
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
@@ -363,10 +397,10 @@ impl Product {
         let (isa, of) = (self.isa, &self.task);
         let first = panel * self.panels.nr;
         for index in share(position, of.positions(), tiles.len()) {
-            let (at, size) = of.results(tiles.start + index);
-            let (at, channels) = (run.dst.wrapping_add(at + first), self.panels.nr.min(of.dc - first));
+            let size = of.results(tiles.start + index).map(|results| results / self.step());
+            let at = run.dst.wrapping_add(self.place(tiles.start + index) + first);
             // SAFETY: hints.
-            unsafe { ask(isa, at, size, [of.dw * of.dc, of.dc], channels) };
+            unsafe { ask(isa, at, size, [self.line(), of.dc], self.panels.nr.min(of.dc - first)) };
         }
         if !run.blocks {
             return;

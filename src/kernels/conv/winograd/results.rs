@@ -16,13 +16,16 @@ pub struct Write {
     /// Sums and results along each axis of a tile.
     pub side: usize,
     pub out: usize,
+    /// Whether the largest of 2×2 results is written for them: pitches are those of what is written.
+    pub pool: bool,
 }
 
 /// # Safety
-/// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on are writable for the channels.
+/// `sums` is a tile's place in positions of whole vectors; `size` pixels from `dst` on, or half as many along each axis if
+/// `POOL`, are writable for the channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: usize>(
+unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: usize, const POOL: bool>(
     sums: *const f32,
     dst: *mut f32,
     size: [usize; 2],
@@ -43,18 +46,33 @@ unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: us
                 }
             }
             let values = square::<S, Result, SIDE, OUT>(values);
-            for y in 0..OUT {
-                for x in 0..OUT {
+            let step = if POOL { 2 } else { 1 };
+            for y in (0..OUT).step_by(step) {
+                for x in (0..OUT).step_by(step) {
                     if y >= size[0] || x >= size[1] {
                         continue;
                     }
-                    let value = S::add(values[y][x], channel.bias);
-                    let at = dst.wrapping_add(y * write.pitch[0] + x * write.pitch[1] + c);
-                    if lanes == S::LANES {
-                        S::store(at, write.finish.finish::<S, true, MODE>(value, &channel, at, lanes));
-                    } else {
-                        S::store_partial(at, write.finish.finish::<S, false, MODE>(value, &channel, at, lanes), lanes);
+                    let at = dst.wrapping_add(y / step * write.pitch[0] + x / step * write.pitch[1] + c);
+                    let finish = |value: S::V| {
+                        let value = S::add(value, channel.bias);
+                        if lanes == S::LANES {
+                            write.finish.finish::<S, true, MODE>(value, &channel, at, lanes)
+                        } else {
+                            write.finish.finish::<S, false, MODE>(value, &channel, at, lanes)
+                        }
+                    };
+                    let mut result = finish(values[y][x]);
+                    if POOL {
+                        // As `MaxPool`: the first NaN wins.
+                        let mut undefined = S::is_nan(result);
+                        for value in [values[y][x + 1], values[y + 1][x], values[y + 1][x + 1]] {
+                            let value = finish(value);
+                            undefined = S::or(undefined, S::is_nan(value));
+                            result = S::max(value, result);
+                        }
+                        result = S::select(undefined, S::splat(f32::NAN), result);
                     }
+                    if lanes == S::LANES { S::store(at, result) } else { S::store_partial(at, result, lanes) }
                 }
             }
         }
@@ -67,9 +85,10 @@ unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: us
 /// As for [`results_body`]; the CPU has `isa`.
 pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
     macro_rules! run {
-        ($mode:ident, $side:ident, $out:literal) => {{
+        ($mode:ident, $side:ident, $out:literal, $pool:literal) => {{
             multiversion! {
-                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) = results_body, [{ mode::$mode }, $side, $out];
+                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) =
+                    results_body, [{ mode::$mode }, $side, $out, $pool];
             }
             // SAFETY: the caller's word.
             unsafe { run(isa, sums, dst, size, write) }
@@ -78,15 +97,17 @@ pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize
     macro_rules! by_mode {
         ($side:ident, $out:literal) => {
             match write.finish.mode() {
-                mode::PLAIN => run!(PLAIN, $side, $out),
-                mode::NORM => run!(NORM, $side, $out),
-                _ => run!(ADD, $side, $out),
+                mode::PLAIN => run!(PLAIN, $side, $out, false),
+                mode::NORM => run!(NORM, $side, $out, false),
+                _ => run!(ADD, $side, $out, false),
             }
         };
     }
-    match (write.side, write.out) {
-        (SMALL, _) => by_mode!(SMALL, 2),
-        (_, 4) => by_mode!(IN, 4),
+    match (write.side, write.out, write.pool) {
+        (_, _, true) if write.finish.mode() == mode::PLAIN => run!(PLAIN, IN, 4, true),
+        (_, _, true) => run!(NORM, IN, 4, true),
+        (SMALL, _, _) => by_mode!(SMALL, 2),
+        (_, 4, _) => by_mode!(IN, 4),
         _ => by_mode!(IN, 2),
     }
 }
