@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{Ahead, MAX_ROWS, Tile, tile, tile_rows};
+use super::micro::{Ahead, MAX_ROWS, ROW_PANELS, Tile, tile, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
 use super::{Epilogue, Geometry};
@@ -187,14 +187,23 @@ impl Indirect {
                 };
                 let next = Next::new(next, tiles * panels.len(), lattice.depth());
                 let mut done = 0;
-                let mut run = |slot: usize, panel: usize| {
-                    call.run(panel, &tables, slot, share(slot, tiles, rows.len()).len(), next.piece(done));
-                    done += 1;
+                let mut run = |slot: usize, panel: usize, count: usize| {
+                    let rows = share(slot, tiles, rows.len()).len();
+                    call.run(panel..panel + count, &tables, slot, rows, next.pieces(done, count));
+                    done += count;
                 };
-                if cut.resident {
-                    (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel)));
+                if rows.len() == 1 {
+                    let mut panel = panels.start;
+                    while panel < panels.end {
+                        let fits = |count: &&usize| panel + **count <= panels.end;
+                        let count = ROW_PANELS.iter().find(fits).map_or(1, |&count| count);
+                        run(0, panel, count);
+                        panel += count;
+                    }
+                } else if cut.resident {
+                    (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel, 1)));
                 } else {
-                    panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel)));
+                    panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel, 1)));
                 }
                 self.activate(activation, rows, &panels, group * single, dst);
             }
@@ -292,9 +301,9 @@ impl Next {
         Self { from, piece, step: piece.div_ceil(depth.max(1)) }
     }
 
-    /// What call number `call` asks for.
-    fn piece(&self, call: usize) -> Ahead {
-        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step }
+    /// What `count` calls from number `call` on, which are made as one, ask for.
+    fn pieces(&self, call: usize, count: usize) -> Ahead {
+        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step * count }
     }
 }
 
@@ -308,13 +317,17 @@ struct PanelCall<'a> {
 
 impl PanelCall<'_> {
     /// # Safety
-    /// The tables of `slot` stand for `rows` rows; weights and epilogue are those of the group.
-    unsafe fn run(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
-        debug_assert!(rows <= MAX_ROWS);
+    /// The tables of `slot` stand for `rows` rows, one row if there are several panels; weights and
+    /// epilogue are those of the group.
+    unsafe fn run(&self, panels: Range<usize>, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
+        debug_assert!(rows <= MAX_ROWS && (panels.len() == 1 || rows == 1));
         let nr = self.problem.nr();
-        let channel = panel * nr;
-        let channels = nr.min(self.problem.channels - channel);
-        let vectors = if channels <= self.problem.isa.lanes() { 1 } else { 2 };
+        let (panel, channel) = (panels.start, panels.start * nr);
+        let channels = (panels.len() * nr).min(self.problem.channels - channel);
+        let vectors = match panels.len() {
+            1 => channels.div_ceil(self.problem.isa.lanes()),
+            count => count * self.problem.vectors,
+        };
         let call = Tile {
             table: tables.table(slot),
             table_pitch: if tables.per_segment() { rows } else { 0 },
@@ -324,6 +337,7 @@ impl PanelCall<'_> {
             len: tables.segment_len(),
             panel: self.weights.wrapping_add(panel * self.length),
             pitch: nr,
+            next_panel: self.length,
             results: tables.results(slot),
             channel,
             channels,

@@ -38,6 +38,8 @@ pub struct Tile<'a> {
     pub panel: *const f32,
     /// Floats from one row of the panel to the next.
     pub pitch: usize,
+    /// Floats from one panel to the next, where a tile has several.
+    pub next_panel: usize,
     /// `MR` addresses of results, offset by `channel`.
     pub results: *const *mut f32,
     /// The panel's first channel.
@@ -141,6 +143,79 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
     }
 }
 
+/// One row by `NV` vectors of several panels, two of each: alone, a panel's two sums would wait for each other's latency. The
+/// order of a sum is that of [`tile_body`].
+///
+/// # Safety
+/// As for [`tile_body`], of `NV / 2` panels.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn row_body<S: Simd, const NV: usize>(tile: &Tile<'_>) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; 1];
+        let mut spilled = Spilled::<1, NV>::new();
+        let (mut left, mut any_aside) = (RUN, false);
+        let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
+        let mut ahead = tile.ahead.from;
+        for segment in tile.segments.0..tile.segments.1 {
+            let table = tile.table.wrapping_add(segment * tile.table_pitch);
+            let row = (*table).wrapping_offset(*tile.deltas.add(segment));
+            let mut done = 0;
+            while done < tile.len {
+                if left == 0 {
+                    left = RUN;
+                    put_aside::<S, 1, NV>(&mut sums, &mut spilled, any_aside);
+                    any_aside = true;
+                }
+                let end = tile.len.min(done + left);
+                for k in done..end {
+                    let a = S::splat(row.wrapping_add(k).read());
+                    for v in 0..NV {
+                        let b = S::load(weights.wrapping_add(v / 2 * tile.next_panel + v % 2 * S::LANES));
+                        sums[0][v] = S::fma(a, b, sums[0][v]);
+                    }
+                    weights = weights.wrapping_add(tile.pitch);
+                    S::prefetch(ahead);
+                    ahead = ahead.wrapping_add(tile.ahead.step);
+                }
+                left -= end - done;
+                done = end;
+            }
+        }
+        if any_aside {
+            for v in 0..NV {
+                sums[0][v] = S::add(S::load(spilled.at(0, v)), sums[0][v]);
+            }
+        }
+        if tile.channels == NV * S::LANES {
+            return match tile.finish.mode() {
+                mode::PLAIN => finish_whole::<S, 1, NV, { mode::PLAIN }>(tile, sums),
+                mode::NORM => finish_whole::<S, 1, NV, { mode::NORM }>(tile, sums),
+                _ => finish_whole::<S, 1, NV, { mode::ADD }>(tile, sums),
+            };
+        }
+        for v in 0..NV {
+            S::store(spilled.at(0, v), sums[0][v]);
+        }
+        match tile.finish.mode() {
+            mode::PLAIN => finish::<S, 1, NV, { mode::PLAIN }>(tile, &mut spilled),
+            mode::NORM => finish::<S, 1, NV, { mode::NORM }>(tile, &mut spilled),
+            _ => finish::<S, 1, NV, { mode::ADD }>(tile, &mut spilled),
+        }
+    }
+}
+
+multiversion! {
+    fn row_4(tile: &Tile<'_>) -> bool = row_body, [4];
+}
+multiversion! {
+    fn row_8(tile: &Tile<'_>) -> bool = row_body, [8];
+}
+
+/// Panels that one row may take at a time, the most first.
+pub const ROW_PANELS: [usize; 3] = [4, 2, 1];
+
 /// Adds the sums to those put aside before, if `more`, and starts anew.
 ///
 /// # Safety
@@ -205,7 +280,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
         let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
             let first = v * S::LANES;
-            let count = (tile.channels - first).min(S::LANES);
+            let count = tile.channels.saturating_sub(first).min(S::LANES);
             let channel = tile.finish.per_channel::<S, false, MODE>(tile.channel + first, count);
             for i in 0..MR {
                 let sum = S::add(S::load(sums.at(i, v)), channel.bias);
@@ -363,10 +438,18 @@ by_rows!(grad_2_ahead, GradTile, (), grad_body::<_, _, 2, true, true>);
 /// Runs a tile of `rows` × `vectors`; returns whether a result is NaN.
 ///
 /// # Safety
-/// As [`tile_body`]; `rows` is 1 to [`MAX_ROWS`], `vectors` 1 or 2; the CPU has `isa`.
+/// As [`tile_body`]; `rows` is 1 to [`MAX_ROWS`], `vectors` 1 or 2, or those of two or four panels for one row; the CPU
+/// has `isa`.
 pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile<'_>) -> bool {
     // SAFETY: the caller's word.
-    unsafe { if vectors == 1 { tile_1(isa, rows, tile) } else { tile_2(isa, rows, tile) } }
+    unsafe {
+        match vectors {
+            1 => tile_1(isa, rows, tile),
+            2 => tile_2(isa, rows, tile),
+            4 => row_4(isa, tile),
+            _ => row_8(isa, tile),
+        }
+    }
 }
 
 /// Runs a weight-gradient tile of `rows` × `vectors`.
