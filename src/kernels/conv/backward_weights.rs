@@ -15,11 +15,13 @@ use crate::simd::Isa;
 use crate::tensor::Args;
 
 /// Pixels summed in registers before they are added to memory; also what keeps long sums accurate.
-const PIXELS: usize = 256;
+const PIXELS: usize = 128;
+/// The same where both operands are copied: their results crowd, too, and are added to less often.
+const PACKED_PIXELS: usize = 256;
 /// Most parts.
 const PARTS: usize = 16;
 /// Fewer blocks of pixels than this are not worth parts.
-const MIN_PARTS: usize = 8;
+const MIN_PARTS: usize = 16;
 /// A gradient up to so many bytes is kept once per part.
 const PRIVATE: usize = 512 << 10;
 /// Bytes beyond which the processor does not guess what is read next.
@@ -52,6 +54,8 @@ pub struct BackwardWeights {
     copies: bool,
     /// Whether the positions of a block are copied, too.
     packs: bool,
+    /// Pixels of a piece.
+    pixels: usize,
     /// What tasks of one part own.
     blocks: Vec<Block>,
 }
@@ -80,11 +84,12 @@ impl BackwardWeights {
         let crowd = |floats: usize| (floats * size_of::<f32>()).is_multiple_of(if private { CROWD / 2 } else { CROWD });
         let copies = vectors == 2 && fold == 1 && lattice.segment_len() >= READERS && crowd(geometry.oc);
         let packs = copies && !private && crowd(lattice.w.src_step * lattice.src_channels);
+        let pixels = if packs { PACKED_PIXELS } else { PIXELS };
         // A task that owns one tap would copy a band for that tap alone.
         let reading = match (private, lattice.is_inside()) {
-            (false, false) => Reading::Pointers { rows: PIXELS },
-            (false, true) if packs => Reading::InPlace { rows: PIXELS },
-            _ => Reading::new(&lattice, PIXELS, pixel_blocks.max(1)),
+            (false, false) => Reading::Pointers { rows: pixels },
+            (false, true) if packs => Reading::InPlace { rows: pixels },
+            _ => Reading::new(&lattice, pixels, pixel_blocks.max(1)),
         };
         let frame = reading.frame(&lattice);
         let parts = if private { reading.units(&lattice).min(PARTS) } else { 1 };
@@ -106,7 +111,7 @@ impl BackwardWeights {
                 }
             }
         }
-        Self { isa, geometry, lattice, reading, frame, parts, fold, channels, vectors, copies, packs, blocks }
+        Self { isa, geometry, lattice, reading, frame, parts, fold, channels, vectors, copies, packs, pixels, blocks }
     }
 
     /// Gradients in the result operand, to be summed in order.
@@ -125,13 +130,13 @@ impl BackwardWeights {
 
     /// Floats of one patch per pixel.
     fn patches_len(&self) -> usize {
-        if self.reading.per_segment() { PIXELS * self.lattice.patch_len() } else { 0 }
+        if self.reading.per_segment() { self.pixels * self.lattice.patch_len() } else { 0 }
     }
 
     /// Floats of a panel of a piece's gradients, and of a block's positions.
     fn panel_len(&self) -> usize {
-        let positions = if self.packs { PIXELS * COPIED[0] } else { 0 };
-        positions + if self.copies { PIXELS * self.nr() } else { 0 }
+        let positions = if self.packs { self.pixels * COPIED[0] } else { 0 };
+        positions + if self.copies { self.pixels * self.nr() } else { 0 }
     }
 
     /// Floats of the gradient by folded positions, which is taken apart at the end of a task.
@@ -190,7 +195,7 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        2 * PIXELS * size_of::<*const f32>()
+        2 * self.pixels * size_of::<*const f32>()
             + (self.head_len() + self.patches_len() + self.folded_len() + self.panel_len()) * size_of::<f32>()
     }
 
@@ -201,7 +206,7 @@ impl Kernel for BackwardWeights {
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let (part, block) = (task / self.blocks.len(), &self.blocks[task % self.blocks.len()]);
         let lattice = &self.lattice;
-        let head = scratch.wrapping_add(2 * PIXELS * size_of::<*const f32>()).cast::<f32>();
+        let head = scratch.wrapping_add(2 * self.pixels * size_of::<*const f32>()).cast::<f32>();
         let patches = head.wrapping_add(self.head_len());
         let folded = patches.wrapping_add(self.patches_len());
         let panel = folded.wrapping_add(self.folded_len());
@@ -218,7 +223,7 @@ impl Kernel for BackwardWeights {
             for unit in part * units / self.parts..(part + 1) * units / self.parts {
                 let rows = self.reading.rows(lattice, unit);
                 let opened = self.reading.open(lattice, unit, rows.clone(), source, scratch.head);
-                for piece in pieces(rows.len(), PIXELS) {
+                for piece in pieces(rows.len(), self.pixels) {
                     let rows = rows.start + piece.start..rows.start + piece.end;
                     self.piece(block, part, rows, args, &opened, &scratch, add);
                     add = true;
@@ -240,7 +245,7 @@ impl BackwardWeights {
     /// Adds (or, first, writes) the sums over some pixels.
     ///
     /// # Safety
-    /// At most [`PIXELS`] pixels of the opened unit; the rest as for `run`.
+    /// At most `pixels` pixels of the opened unit; the rest as for `run`.
     unsafe fn piece(
         &self,
         block: &Block,
@@ -290,7 +295,7 @@ impl BackwardWeights {
                 let (table, origin) = if self.packs && !rows.is_empty() {
                     let offset = frame.deltas[segment] + block.positions.start as isize;
                     self.pack(block, rows.len(), offset, scratch);
-                    (scratch.table.wrapping_add(PIXELS), block.positions.start as isize)
+                    (scratch.table.wrapping_add(self.pixels), block.positions.start as isize)
                 } else {
                     (scratch.table, -frame.deltas[segment])
                 };
@@ -350,7 +355,7 @@ impl BackwardWeights {
     /// # Safety
     /// As for [`Self::piece`]; the table points at the pixels, `offset` floats before the block's positions.
     unsafe fn pack(&self, block: &Block, pixels: usize, offset: isize, scratch: &Scratch) {
-        let to = scratch.panel.wrapping_add(PIXELS * self.nr());
+        let to = scratch.panel.wrapping_add(self.pixels * self.nr());
         let count = block.positions.len();
         for pixel in 0..pixels {
             let to = to.wrapping_add(pixel * COPIED[0]);
@@ -358,7 +363,7 @@ impl BackwardWeights {
             unsafe {
                 let from = (*scratch.table.add(pixel)).wrapping_offset(offset);
                 to.copy_from_nonoverlapping(from, count);
-                *scratch.table.add(PIXELS + pixel) = to;
+                *scratch.table.add(self.pixels + pixel) = to;
             }
         }
     }
