@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use super::Geometry;
 use super::gather::{Axis, Frame, Lattice, Walk, reads_rows};
-use super::micro::{GradTile, grad_tile, tile_rows};
+use super::micro::tile_rows;
+use super::micro_gradient::{GradTile, grad_tile};
 use super::tables::{Opened, Reading};
 use crate::kernels::Kernel;
 use crate::kernels::panels::{Weights, fill};

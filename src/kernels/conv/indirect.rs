@@ -2,16 +2,15 @@
 
 use std::ops::Range;
 
+use super::calls::{Next, PanelCall};
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
-use super::micro::{Ahead, MAX_ROWS, ROW_PANELS, Tile, tile, tile_rows};
+use super::micro::{ROW_PANELS, tile_rows};
 use super::pack::Problem;
 use super::tables::{Reading, Tables};
-use super::{Epilogue, Geometry};
 use crate::function::UnaryKind;
-use crate::kernels::{Kernel, elementwise, share, tasks_for};
-use crate::simd::Isa;
-use crate::tensor::{ALIGN, Args, Dst, Src};
+use crate::kernels::{elementwise, share, tasks_for};
+use crate::tensor::{ALIGN, Dst, Src};
 
 /// Multiply-adds above which a task is cut further all the same: some milliseconds, after which the caller can look for
 /// an interrupt.
@@ -40,13 +39,13 @@ struct Cut {
 /// Lanes of the widest vector: folded channels fit one.
 const MAX_LANES: usize = 16;
 
-/// The common part of [`Forward`] and [`BackwardData`].
+/// The common part of [`Forward`](super::Forward) and [`BackwardData`](super::BackwardData).
 #[derive(Debug)]
-struct Indirect {
-    problem: Problem,
+pub struct Indirect {
+    pub problem: Problem,
     cuts: Vec<Cut>,
     /// Class and number of every task.
-    order: Vec<(usize, usize)>,
+    pub order: Vec<(usize, usize)>,
     mr: usize,
     dst_size: [usize; 2],
     dst_channels: usize,
@@ -55,7 +54,7 @@ struct Indirect {
 
 impl Indirect {
     /// `copy_once` says that there is an operand for copies of units.
-    fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize, copy_once: bool) -> Self {
+    pub fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize, copy_once: bool) -> Self {
         let mr = tile_rows(problem.isa, problem.vectors);
         let cuts: Vec<Cut> = (0..problem.classes.len())
             .map(|class| {
@@ -87,13 +86,13 @@ impl Indirect {
         Self { problem, cuts, order, mr, dst_size, dst_channels, copy_once }
     }
 
-    fn scratch(&self) -> usize {
+    pub fn scratch(&self) -> usize {
         let classes = self.cuts.iter().zip(&self.problem.classes);
         classes.map(|(cut, class)| Tables::bytes(&class.lattice, &cut.reading, self.mr)).max().unwrap_or(0)
     }
 
     /// Floats of one unit's copy, if units are copied once for all panels before the tiles run.
-    fn shared(&self) -> Option<usize> {
+    pub fn shared(&self) -> Option<usize> {
         let ([cut], [class]) = (&self.cuts[..], &self.problem.classes[..]) else { return None };
         let copied = cut.panels_first && cut.panel_tasks > 1 && cut.reading.copies();
         let one_group = self.problem.geometry.groups == 1;
@@ -102,7 +101,7 @@ impl Indirect {
     }
 
     /// Units that are copied beforehand.
-    fn copies(&self) -> usize {
+    pub fn copies(&self) -> usize {
         self.shared().map_or(0, |_| self.cuts[0].reading.units(&self.problem.classes[0].lattice))
     }
 
@@ -110,7 +109,7 @@ impl Indirect {
     ///
     /// # Safety
     /// `src` is the source, `copy` has room for [`copies`](Self::copies) units.
-    unsafe fn copy(&self, unit: usize, src: Src<'_, f32>, copy: Dst<'_, f32>) {
+    pub unsafe fn copy(&self, unit: usize, src: Src<'_, f32>, copy: Dst<'_, f32>) {
         let (reading, lattice) = (&self.cuts[0].reading, &self.problem.classes[0].lattice);
         let len = self.shared().unwrap_or_default();
         // SAFETY: the caller's word; a unit is one task's.
@@ -122,7 +121,7 @@ impl Indirect {
     /// # Safety
     /// `src`, `packed`, `finish` and `dst` are the operands of this geometry, `copy` is filled if units are
     /// [`shared`](Self::shared); scratch as large as stated.
-    unsafe fn run(
+    pub unsafe fn run(
         &self,
         task: usize,
         (src, copy): (Src<'_, f32>, Option<Src<'_, f32>>),
@@ -247,7 +246,7 @@ impl Indirect {
         }
     }
 
-    fn name(&self, what: &str) -> String {
+    pub fn name(&self, what: &str) -> String {
         let fold = if self.problem.fold > 1 { format!("_fold{}", self.problem.fold) } else { String::new() };
         format!("{what}{fold}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
     }
@@ -286,220 +285,4 @@ fn source_behind(lattice: &Lattice, source: *const f32, rows: Range<usize>) -> (
     let until = |row: usize| len * row.min(lattice.rows()) / lattice.rows().max(1);
     let start = until(rows.end);
     (source.wrapping_add(start), until(rows.end + rows.len()) - start)
-}
-
-/// Memory that is read after a unit, which its calls ask for in equal pieces.
-struct Next {
-    from: *const f32,
-    piece: usize,
-    step: usize,
-}
-
-impl Next {
-    fn new((from, floats): (*const f32, usize), calls: usize, depth: usize) -> Self {
-        let piece = floats / calls.max(1);
-        Self { from, piece, step: piece.div_ceil(depth.max(1)) }
-    }
-
-    /// What `count` calls from number `call` on, which are made as one, ask for.
-    fn pieces(&self, call: usize, count: usize) -> Ahead {
-        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step * count }
-    }
-}
-
-/// What the tiles of one task have in common.
-struct PanelCall<'a> {
-    problem: &'a Problem,
-    weights: *const f32,
-    length: usize,
-    finish: Finish,
-}
-
-impl PanelCall<'_> {
-    /// # Safety
-    /// The tables of `slot` stand for `rows` rows, one row if there are several panels; weights and
-    /// epilogue are those of the group.
-    unsafe fn run(&self, panels: Range<usize>, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
-        debug_assert!(rows <= MAX_ROWS && (panels.len() == 1 || rows == 1));
-        let nr = self.problem.nr();
-        let (panel, channel) = (panels.start, panels.start * nr);
-        let channels = (panels.len() * nr).min(self.problem.channels - channel);
-        let vectors = match panels.len() {
-            1 => channels.div_ceil(self.problem.isa.lanes()),
-            count => count * self.problem.vectors,
-        };
-        let call = Tile {
-            table: tables.table(slot),
-            table_pitch: if tables.per_segment() { rows } else { 0 },
-            deltas: tables.deltas(),
-            // SAFETY: the caller filled the tables.
-            segments: unsafe { tables.segments(slot) },
-            len: tables.segment_len(),
-            panel: self.weights.wrapping_add(panel * self.length),
-            pitch: nr,
-            next_panel: self.length,
-            results: tables.results(slot),
-            channel,
-            channels,
-            finish: &self.finish,
-            ahead,
-        };
-        // SAFETY: the caller's word.
-        unsafe {
-            let nan = tile(self.problem.isa, rows, vectors, &call);
-            if nan && self.problem.fold > 1 {
-                self.repair(&call, rows);
-            }
-        }
-    }
-
-    /// Sums again, each over its own window alone, the results of a folded tile that are NaN: a NaN or infinity that
-    /// only a pixel's neighbours reach met a zero weight.
-    ///
-    /// # Safety
-    /// As for the tile that ran; what is added has memory of its own.
-    unsafe fn repair(&self, call: &Tile<'_>, rows: usize) {
-        let Problem { isa, fold, channels, .. } = *self.problem;
-        let single = channels / fold;
-        let class = &self.problem.classes[0];
-        let (depth, taps) = (class.lattice.group_channels, class.lattice.w.taps.len());
-        for (row, lane) in (0..rows).flat_map(|row| (0..channels).map(move |lane| (row, lane))) {
-            // SAFETY: the addresses the tile itself went through.
-            unsafe {
-                let result = (*call.results.add(row)).wrapping_add(lane);
-                if !result.read().is_nan() {
-                    continue;
-                }
-                let first = lane / single * class.fold_step * depth;
-                let mut sum = 0.0f32;
-                for segment in call.segments.0..call.segments.1 {
-                    let source = *call.table.wrapping_add(segment * call.table_pitch).add(row);
-                    let source = source.wrapping_offset(*call.deltas.add(segment));
-                    for k in first..first + taps * depth {
-                        let weight = *call.panel.wrapping_add((segment * call.len + k) * call.pitch + lane);
-                        let value = *source.wrapping_add(k);
-                        sum = if isa == Isa::Portable { sum + value * weight } else { value.mul_add(weight, sum) };
-                    }
-                }
-                result.write(call.finish.one(isa, sum, lane, result));
-            }
-        }
-    }
-}
-
-/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the input
-/// (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if [`Forward::adds_in_place`].
-#[derive(Debug)]
-pub struct Forward {
-    inner: Indirect,
-    epilogue: Epilogue,
-}
-
-impl Forward {
-    /// A convolution of this geometry.
-    pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        Self::with(isa, geometry, epilogue, false)
-    }
-
-    /// The same with an operand for a copy of the input, if it wants one.
-    pub fn copying_once(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
-        Self::with(isa, geometry, epilogue, true)
-    }
-
-    fn with(isa: Isa, geometry: Geometry, epilogue: Epilogue, copy_once: bool) -> Self {
-        let problem = Problem::forward(isa, geometry);
-        Self { inner: Indirect::new(problem, [geometry.oh, geometry.ow], geometry.oc, copy_once), epilogue }
-    }
-
-    /// Whether every result is written once, so that it may replace what is added to it: folded pixels may be summed
-    /// again.
-    pub fn adds_in_place(&self) -> bool {
-        self.inner.problem.fold == 1
-    }
-
-    /// Floats of the operand that holds a copy of the input: with few pixels and many channels it is made once, in a phase
-    /// of its own.
-    pub fn copy_len(&self) -> usize {
-        self.inner.shared().map_or(0, |len| len * self.inner.copies())
-    }
-}
-
-impl Kernel for Forward {
-    fn name(&self) -> String {
-        self.inner.name(&format!("conv_direct{}", self.epilogue.name()))
-    }
-
-    fn tasks(&self) -> usize {
-        self.inner.copies() + self.inner.order.len()
-    }
-
-    fn phases(&self) -> usize {
-        if self.inner.copies() > 0 { 2 } else { 1 }
-    }
-
-    fn phase(&self, number: usize) -> Range<usize> {
-        match (self.inner.copies(), number) {
-            (0, _) => 0..self.tasks(),
-            (copies, 0) => 0..copies,
-            (copies, _) => copies..self.tasks(),
-        }
-    }
-
-    fn scratch(&self) -> usize {
-        self.inner.scratch()
-    }
-
-    fn flops(&self) -> u64 {
-        self.inner.problem.geometry.flops()
-    }
-
-    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        let geometry = &self.inner.problem.geometry;
-        let (result, copies) = (2 + self.epilogue.operands(), self.inner.copies());
-        if task < copies {
-            // SAFETY: the caller's word.
-            return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };
-        }
-        let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
-        let source = (args.src(0), (copies > 0).then(|| args.src(result + 1)));
-        // SAFETY: the caller's word; copies were made in the phase before.
-        unsafe {
-            let (packed, dst) = (args.src(1), args.dst(result));
-            self.inner.run(task - copies, source, packed, finish, dst, self.epilogue.later(), scratch);
-        }
-    }
-}
-
-/// Data gradient. Operands: gradient by the output, packed weights, gradient by the input (every element is written).
-#[derive(Debug)]
-pub struct BackwardData(Indirect);
-
-impl BackwardData {
-    /// The data gradient of this convolution.
-    pub fn new(isa: Isa, geometry: Geometry) -> Self {
-        Self(Indirect::new(Problem::backward(isa, geometry), [geometry.ih, geometry.iw], geometry.ic, false))
-    }
-}
-
-impl Kernel for BackwardData {
-    fn name(&self) -> String {
-        self.0.name("conv_backward_data")
-    }
-
-    fn tasks(&self) -> usize {
-        self.0.order.len()
-    }
-
-    fn scratch(&self) -> usize {
-        self.0.scratch()
-    }
-
-    fn flops(&self) -> u64 {
-        self.0.problem.geometry.flops()
-    }
-
-    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        // SAFETY: the caller's word.
-        unsafe { self.0.run(task, (args.src(0), None), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
-    }
 }

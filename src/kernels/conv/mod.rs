@@ -16,13 +16,16 @@
 //! one, along pixels: [`planes`].
 
 mod backward_weights;
+mod calls;
 pub mod depthwise;
+mod direct;
 mod epilogue;
 mod gather;
 mod geometry;
 mod indirect;
 mod line;
 mod micro;
+mod micro_gradient;
 mod pack;
 pub mod planes;
 pub mod spread;
@@ -30,8 +33,9 @@ mod tables;
 pub mod winograd;
 
 pub use backward_weights::BackwardWeights;
+pub use direct::{BackwardData, Forward};
 pub use epilogue::Epilogue;
 pub use geometry::Geometry;
-pub use indirect::{BackwardData, Forward};
-pub(in crate::kernels) use micro::{GradTile, RUN, Spilled, SpilledAt, by_rows, grad_tile, tile_rows};
+pub(in crate::kernels) use micro::{RUN, Spilled, SpilledAt, by_rows, tile_rows};
+pub(in crate::kernels) use micro_gradient::{GradTile, grad_tile};
 pub use pack::{PackBackwardData, PackForward};

@@ -167,8 +167,8 @@ fn small_parameters_share_a_task_and_large_ones_are_cut() {
     assert_eq!(tasks(&[]), 0);
     assert_eq!(tasks(&[0, 0]), 0);
     assert_eq!(tasks(&[150, 6, 2400, 16]), 1);
-    assert_eq!(tasks(&[16_384, 1]), 2);
-    assert_eq!(tasks(&[40_000]), 3);
+    assert_eq!(tasks(&[4_096, 1]), 2);
+    assert_eq!(tasks(&[40_000]), 10);
 }
 
 #[test]

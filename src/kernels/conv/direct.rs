@@ -1,0 +1,128 @@
+//! The kernels of direct convolution: [`Forward`] and [`BackwardData`].
+
+use std::ops::Range;
+
+use super::epilogue::Finish;
+use super::indirect::Indirect;
+use super::pack::Problem;
+use super::{Epilogue, Geometry};
+use crate::kernels::Kernel;
+use crate::simd::Isa;
+use crate::tensor::Args;
+
+/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the input
+/// (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if [`Forward::adds_in_place`].
+#[derive(Debug)]
+pub struct Forward {
+    inner: Indirect,
+    epilogue: Epilogue,
+}
+
+impl Forward {
+    /// A convolution of this geometry.
+    pub fn new(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
+        Self::with(isa, geometry, epilogue, false)
+    }
+
+    /// The same with an operand for a copy of the input, if it wants one.
+    pub fn copying_once(isa: Isa, geometry: Geometry, epilogue: Epilogue) -> Self {
+        Self::with(isa, geometry, epilogue, true)
+    }
+
+    fn with(isa: Isa, geometry: Geometry, epilogue: Epilogue, copy_once: bool) -> Self {
+        let problem = Problem::forward(isa, geometry);
+        Self { inner: Indirect::new(problem, [geometry.oh, geometry.ow], geometry.oc, copy_once), epilogue }
+    }
+
+    /// Whether every result is written once, so that it may replace what is added to it: folded pixels may be summed
+    /// again.
+    pub fn adds_in_place(&self) -> bool {
+        self.inner.problem.fold == 1
+    }
+
+    /// Floats of the operand that holds a copy of the input: with few pixels and many channels it is made once, in a phase
+    /// of its own.
+    pub fn copy_len(&self) -> usize {
+        self.inner.shared().map_or(0, |len| len * self.inner.copies())
+    }
+}
+
+impl Kernel for Forward {
+    fn name(&self) -> String {
+        self.inner.name(&format!("conv_direct{}", self.epilogue.name()))
+    }
+
+    fn tasks(&self) -> usize {
+        self.inner.copies() + self.inner.order.len()
+    }
+
+    fn phases(&self) -> usize {
+        if self.inner.copies() > 0 { 2 } else { 1 }
+    }
+
+    fn phase(&self, number: usize) -> Range<usize> {
+        match (self.inner.copies(), number) {
+            (0, _) => 0..self.tasks(),
+            (copies, 0) => 0..copies,
+            (copies, _) => copies..self.tasks(),
+        }
+    }
+
+    fn scratch(&self) -> usize {
+        self.inner.scratch()
+    }
+
+    fn flops(&self) -> u64 {
+        self.inner.problem.geometry.flops()
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let geometry = &self.inner.problem.geometry;
+        let (result, copies) = (2 + self.epilogue.operands(), self.inner.copies());
+        if task < copies {
+            // SAFETY: the caller's word.
+            return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };
+        }
+        let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
+        let source = (args.src(0), (copies > 0).then(|| args.src(result + 1)));
+        // SAFETY: the caller's word; copies were made in the phase before.
+        unsafe {
+            let (packed, dst) = (args.src(1), args.dst(result));
+            self.inner.run(task - copies, source, packed, finish, dst, self.epilogue.later(), scratch);
+        }
+    }
+}
+
+/// Data gradient. Operands: gradient by the output, packed weights, gradient by the input (every element is written).
+#[derive(Debug)]
+pub struct BackwardData(Indirect);
+
+impl BackwardData {
+    /// The data gradient of this convolution.
+    pub fn new(isa: Isa, geometry: Geometry) -> Self {
+        Self(Indirect::new(Problem::backward(isa, geometry), [geometry.ih, geometry.iw], geometry.ic, false))
+    }
+}
+
+impl Kernel for BackwardData {
+    fn name(&self) -> String {
+        self.0.name("conv_backward_data")
+    }
+
+    fn tasks(&self) -> usize {
+        self.0.order.len()
+    }
+
+    fn scratch(&self) -> usize {
+        self.0.scratch()
+    }
+
+    fn flops(&self) -> u64 {
+        self.0.problem.geometry.flops()
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        // SAFETY: the caller's word.
+        unsafe { self.0.run(task, (args.src(0), None), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
+    }
+}
