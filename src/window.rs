@@ -19,6 +19,11 @@ impl Window2d {
     /// A 1×1 window that reads every pixel once.
     pub const UNIT: Self = Self { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pad: [[0, 0], [0, 0]] };
 
+    /// Whether windows are 2×2 and lie side by side.
+    pub fn halves(&self) -> bool {
+        *self == Self { kernel: [2, 2], stride: [2, 2], ..Self::UNIT }
+    }
+
     /// Effective kernel extent of an axis: `dilation·(kernel − 1) + 1`.
     pub fn extent(&self, axis: usize) -> usize {
         self.dilation[axis].saturating_mul(self.kernel[axis] - 1).saturating_add(1)

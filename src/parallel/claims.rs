@@ -72,7 +72,7 @@ pub struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// `phase` counts the phases of the region, the same for all members. Without shares there is one member.
+    /// `phase` counts the phases of the region, the same for all members.
     pub(super) fn new(shares: &'a [Share], phase: usize, count: usize, rank: usize) -> Self {
         assert!(count < 1 << TASK, "{count} tasks in one phase");
         Self { shares, phase: (phase + 1) as u64 & ((1 << PHASE) - 1), count, rank, empty: 0 }
@@ -83,11 +83,7 @@ impl Iterator for Claims<'_> {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        let size = self.shares.len().max(1);
-        if size == 1 {
-            self.empty += 1;
-            return (self.empty <= self.count).then(|| self.empty - 1);
-        }
+        let size = self.shares.len();
         while self.empty < size {
             let owner = (self.rank + self.empty) % size;
             let all = whole(owner, size, self.count);
@@ -111,8 +107,10 @@ mod tests {
 
     #[test]
     fn one_member_runs_all_tasks_in_order() {
-        assert_eq!(Claims::new(&[], 0, 5, 0).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-        assert_eq!(Claims::new(&shares(1), 3, 0, 0).count(), 0);
+        let shares = shares(1);
+        assert_eq!(Claims::new(&shares, 0, 5, 0).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(Claims::new(&shares, 1, 0, 0).count(), 0);
+        assert_eq!(Claims::new(&shares, 2, 2, 0).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

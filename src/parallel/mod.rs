@@ -214,7 +214,7 @@ impl Drop for Join<'_> {
 /// `body` must not unwind: a member that leaves early would leave the others waiting. If the calling thread forks
 /// inside of it, the child's `body` is to return soon; the other members do not exist there.
 pub fn region(size: usize, body: &(dyn Fn(Member<'_>) + Sync)) {
-    let alone = || body(Member { rank: 0, size: 1, barrier: &Barrier::new(), shares: &[] });
+    let alone = || body(Member { rank: 0, size: 1, barrier: &Barrier::new(), shares: &[Share::default()] });
     if size <= 1 || rayon::current_thread_index().is_some() {
         alone();
         return;

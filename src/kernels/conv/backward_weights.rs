@@ -9,7 +9,7 @@ use super::Geometry;
 use super::gather::{Axis, Frame, Lattice, Walk, reads_rows};
 use super::micro::tile_rows;
 use super::micro_gradient::{GradTile, grad_tile};
-use super::tables::{Opened, Reading};
+use super::tables::{Opened, Reading, SET};
 use crate::kernels::Kernel;
 use crate::kernels::panels::{Weights, fill};
 use crate::simd::Isa;
@@ -27,10 +27,7 @@ const MIN_PARTS: usize = 16;
 const PRIVATE: usize = 512 << 10;
 /// Bytes beyond which the processor does not guess what is read next.
 const PAGE: usize = 4096;
-/// Pixels so many bytes apart, or a multiple, share a set of the first-level cache (with parts, which have more to keep in
-/// cache, half as many are too close): a panel of such gradients is copied,
-const CROWD: usize = 4096;
-/// if so many positions read the copy.
+/// A panel of gradients that crowd in the cache is copied if so many positions read the copy.
 const READERS: usize = 48;
 /// Positions and panels of a block that a task owns.
 const OWNED: [usize; 2] = [96, 8];
@@ -82,7 +79,9 @@ impl BackwardWeights {
         let lattice = Lattice::new(geometry.n, Axis::forward(&geometry, 0), w, geometry.ic, geometry.groups);
         let channels = geometry.group_oc() * fold;
         let vectors = if channels <= isa.lanes() { 1 } else { 2 };
-        let crowd = |floats: usize| (floats * size_of::<f32>()).is_multiple_of(if private { CROWD / 2 } else { CROWD });
+        // With parts, which have more to keep in cache, half the distance is too close.
+        let close = if private { SET / 2 } else { SET };
+        let crowd = |floats: usize| (floats * size_of::<f32>()).is_multiple_of(close);
         let copies = vectors == 2 && fold == 1 && lattice.segment_len() >= READERS && crowd(geometry.oc);
         let packs = copies && !private && crowd(lattice.w.src_step * lattice.src_channels);
         let pixels = if packs { PACKED_PIXELS } else { PIXELS };

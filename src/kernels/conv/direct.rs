@@ -10,8 +10,9 @@ use crate::kernels::Kernel;
 use crate::simd::Isa;
 use crate::tensor::Args;
 
-/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the input
-/// (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if [`Forward::adds_in_place`].
+/// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the
+/// input (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if
+/// [`Forward::adds_in_place`].
 #[derive(Debug)]
 pub struct Forward {
     inner: Indirect,
@@ -40,10 +41,15 @@ impl Forward {
         self.inner.problem.fold == 1
     }
 
+    /// Units of the input that are copied in a phase of their own.
+    fn copies(&self) -> usize {
+        self.inner.copies().map_or(0, |copies| copies.units)
+    }
+
     /// Floats of the operand that holds a copy of the input: with few pixels and many channels it is made once, in a phase
     /// of its own.
     pub fn copy_len(&self) -> usize {
-        self.inner.shared().map_or(0, |len| len * self.inner.copies())
+        self.inner.copies().map_or(0, |copies| copies.units * copies.len)
     }
 }
 
@@ -53,15 +59,15 @@ impl Kernel for Forward {
     }
 
     fn tasks(&self) -> usize {
-        self.inner.copies() + self.inner.order.len()
+        self.copies() + self.inner.order.len()
     }
 
     fn phases(&self) -> usize {
-        if self.inner.copies() > 0 { 2 } else { 1 }
+        if self.copies() > 0 { 2 } else { 1 }
     }
 
     fn phase(&self, number: usize) -> Range<usize> {
-        match (self.inner.copies(), number) {
+        match (self.copies(), number) {
             (0, _) => 0..self.tasks(),
             (copies, 0) => 0..copies,
             (copies, _) => copies..self.tasks(),
@@ -78,7 +84,7 @@ impl Kernel for Forward {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let geometry = &self.inner.problem.geometry;
-        let (result, copies) = (2 + self.epilogue.operands(), self.inner.copies());
+        let (result, copies) = (2 + self.epilogue.operands(), self.copies());
         if task < copies {
             // SAFETY: the caller's word.
             return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };

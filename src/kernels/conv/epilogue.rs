@@ -79,7 +79,7 @@ pub(super) mod mode {
 
 /// What the vectors of one or more channels have in common.
 #[derive(Clone, Copy)]
-pub(super) struct PerChannel<V> {
+pub(in crate::kernels::conv) struct PerChannel<V> {
     pub bias: V,
     mean: V,
     scale: V,

@@ -49,7 +49,15 @@ pub struct Indirect {
     mr: usize,
     dst_size: [usize; 2],
     dst_channels: usize,
-    copy_once: bool,
+    /// Whether units are copied once for all panels before the tiles run.
+    copies: Option<Copies>,
+}
+
+/// Copies of all units, and floats of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Copies {
+    pub units: usize,
+    pub len: usize,
 }
 
 impl Indirect {
@@ -83,7 +91,8 @@ impl Indirect {
             })
             .collect();
         let order = interleaved(&cuts);
-        Self { problem, cuts, order, mr, dst_size, dst_channels, copy_once }
+        let copies = if copy_once { copied(&problem, &cuts) } else { None };
+        Self { problem, cuts, order, mr, dst_size, dst_channels, copies }
     }
 
     pub fn scratch(&self) -> usize {
@@ -91,27 +100,18 @@ impl Indirect {
         classes.map(|(cut, class)| Tables::bytes(&class.lattice, &cut.reading, self.mr)).max().unwrap_or(0)
     }
 
-    /// Floats of one unit's copy, if units are copied once for all panels before the tiles run.
-    pub fn shared(&self) -> Option<usize> {
-        let ([cut], [class]) = (&self.cuts[..], &self.problem.classes[..]) else { return None };
-        let copied = cut.panels_first && cut.panel_tasks > 1 && cut.reading.copies();
-        let one_group = self.problem.geometry.groups == 1;
-        (self.copy_once && copied && one_group)
-            .then(|| cut.reading.head_len(&class.lattice).next_multiple_of(ALIGN / size_of::<f32>()))
-    }
-
-    /// Units that are copied beforehand.
-    pub fn copies(&self) -> usize {
-        self.shared().map_or(0, |_| self.cuts[0].reading.units(&self.problem.classes[0].lattice))
+    /// What is copied beforehand, if anything is.
+    pub fn copies(&self) -> Option<Copies> {
+        self.copies
     }
 
     /// Copies a unit to its place in `copy`.
     ///
     /// # Safety
-    /// `src` is the source, `copy` has room for [`copies`](Self::copies) units.
+    /// `src` is the source, `copy` has room for [`copies`](Self::copies), which there are.
     pub unsafe fn copy(&self, unit: usize, src: Src<'_, f32>, copy: Dst<'_, f32>) {
         let (reading, lattice) = (&self.cuts[0].reading, &self.problem.classes[0].lattice);
-        let len = self.shared().unwrap_or_default();
+        let len = self.copies.map_or(0, |copies| copies.len);
         // SAFETY: the caller's word; a unit is one task's.
         unsafe {
             reading.copy(lattice, unit, reading.rows(lattice, unit), src.at(0, 0), copy.at(unit * len, len));
@@ -119,8 +119,8 @@ impl Indirect {
     }
 
     /// # Safety
-    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry, `copy` is filled if units are
-    /// [`shared`](Self::shared); scratch as large as stated.
+    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry, `copy` holds what is copied
+    /// beforehand; scratch as large as stated.
     pub unsafe fn run(
         &self,
         task: usize,
@@ -163,8 +163,8 @@ impl Indirect {
             for unit in units {
                 let rows = cut.reading.rows(lattice, unit);
                 let tiles = rows.len().div_ceil(self.mr);
-                let frame = match (copy, self.shared()) {
-                    (Some(copy), Some(len)) => {
+                let frame = match (copy, self.copies) {
+                    (Some(copy), Some(Copies { len, .. })) => {
                         cut.reading.opened(lattice, unit, &rows, source, copy.at(unit * len, len))
                     }
                     _ => tables.open(unit, rows.clone(), source),
@@ -250,6 +250,14 @@ impl Indirect {
         let fold = if self.problem.fold > 1 { format!("_fold{}", self.problem.fold) } else { String::new() };
         format!("{what}{fold}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
     }
+}
+
+/// What a convolution with one lattice copies of its source: once, if many panels would copy it again.
+fn copied(problem: &Problem, cuts: &[Cut]) -> Option<Copies> {
+    let ([cut], [class], 1) = (cuts, &problem.classes[..], problem.geometry.groups) else { return None };
+    let len = cut.reading.head_len(&class.lattice).next_multiple_of(ALIGN / size_of::<f32>());
+    let copied = cut.panels_first && cut.panel_tasks > 1 && cut.reading.copies();
+    copied.then(|| Copies { units: cut.reading.units(&class.lattice), len })
 }
 
 /// The order of tasks in which any stretch of them has its share of each class: threads take stretches, and classes

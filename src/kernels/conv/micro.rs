@@ -64,8 +64,9 @@ pub struct Ahead {
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
 
 /// # Safety
-/// Returns whether a result is NaN. Every row's segments are readable for `len` floats, the panel for every segment's rows of `NV` vectors at `pitch`,
-/// operands per channel of the epilogue for `channels`; each result is writable for `channels` floats from `channel` on.
+/// Returns whether a result is NaN. Every row's segments are readable for `len` floats, the panel (`NV / 2` panels, where
+/// there are more than two vectors) for every segment's rows at `pitch`, operands per channel of the epilogue for
+/// `channels`; each result is writable for `channels` floats from `channel` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // see above
 unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) -> bool {
@@ -100,7 +101,8 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                 for k in done..end {
                     let mut b = [S::splat(0.0); NV];
                     for v in 0..NV {
-                        b[v] = S::load(weights.wrapping_add(v * S::LANES));
+                        // Beyond two vectors, of the panels behind.
+                        b[v] = S::load(weights.wrapping_add(v / 2 * tile.next_panel + v % 2 * S::LANES));
                     }
                     for i in 0..MR {
                         let a = S::splat(rows[i].wrapping_add(k).read());
@@ -143,77 +145,14 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
     }
 }
 
-/// One row by `NV` vectors of several panels, two of each: alone, a panel's two sums would wait for each other's latency. The
-/// order of a sum is that of [`tile_body`].
-///
-/// # Safety
-/// As for [`tile_body`], of `NV / 2` panels.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // as above
-unsafe fn row_body<S: Simd, const NV: usize>(tile: &Tile<'_>) -> bool {
-    // SAFETY: the caller's word.
-    unsafe {
-        let mut sums = [[S::splat(0.0); NV]; 1];
-        let mut spilled = Spilled::<1, NV>::new();
-        let (mut left, mut any_aside) = (RUN, false);
-        let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
-        let mut ahead = tile.ahead.from;
-        for segment in tile.segments.0..tile.segments.1 {
-            let table = tile.table.wrapping_add(segment * tile.table_pitch);
-            let row = (*table).wrapping_offset(*tile.deltas.add(segment));
-            let mut done = 0;
-            while done < tile.len {
-                if left == 0 {
-                    left = RUN;
-                    put_aside::<S, 1, NV>(&mut sums, &mut spilled, any_aside);
-                    any_aside = true;
-                }
-                let end = tile.len.min(done + left);
-                for k in done..end {
-                    let a = S::splat(row.wrapping_add(k).read());
-                    for v in 0..NV {
-                        let b = S::load(weights.wrapping_add(v / 2 * tile.next_panel + v % 2 * S::LANES));
-                        sums[0][v] = S::fma(a, b, sums[0][v]);
-                    }
-                    weights = weights.wrapping_add(tile.pitch);
-                    S::prefetch(ahead);
-                    ahead = ahead.wrapping_add(tile.ahead.step);
-                }
-                left -= end - done;
-                done = end;
-            }
-        }
-        if any_aside {
-            for v in 0..NV {
-                sums[0][v] = S::add(S::load(spilled.at(0, v)), sums[0][v]);
-            }
-        }
-        if tile.channels == NV * S::LANES {
-            return match tile.finish.mode() {
-                mode::PLAIN => finish_whole::<S, 1, NV, { mode::PLAIN }>(tile, sums),
-                mode::NORM => finish_whole::<S, 1, NV, { mode::NORM }>(tile, sums),
-                _ => finish_whole::<S, 1, NV, { mode::ADD }>(tile, sums),
-            };
-        }
-        for v in 0..NV {
-            S::store(spilled.at(0, v), sums[0][v]);
-        }
-        match tile.finish.mode() {
-            mode::PLAIN => finish::<S, 1, NV, { mode::PLAIN }>(tile, &mut spilled),
-            mode::NORM => finish::<S, 1, NV, { mode::NORM }>(tile, &mut spilled),
-            _ => finish::<S, 1, NV, { mode::ADD }>(tile, &mut spilled),
-        }
-    }
-}
-
 multiversion! {
-    fn row_4(tile: &Tile<'_>) -> bool = row_body, [4];
+    fn row_4(tile: &Tile<'_>) -> bool = tile_body, [1, 4];
 }
 multiversion! {
-    fn row_8(tile: &Tile<'_>) -> bool = row_body, [8];
+    fn row_8(tile: &Tile<'_>) -> bool = tile_body, [1, 8];
 }
 
-/// Panels that one row may take at a time, the most first.
+/// Panels that one row may take at a time, the most first: alone, the two sums of a panel would wait for their own latency.
 pub const ROW_PANELS: [usize; 3] = [4, 2, 1];
 
 /// Adds the sums to those put aside before, if `more`, and starts anew.

@@ -13,7 +13,7 @@ const BAND: usize = 256 << 10;
 /// Tiles of a unit where no band bounds it.
 const TILES: usize = 8;
 /// Pixels so many bytes apart share a set of the first-level cache, which holds fewer lines than a tile has rows.
-const SET: usize = 4096;
+pub const SET: usize = 4096;
 /// Lines that a set holds.
 const WAYS: usize = 8;
 /// Pixels that share a set are copied, so many bytes at a time.

@@ -10,8 +10,7 @@ const QUARTER: f32 = 0.25;
 /// Whether windows are 2×2, side by side, and all on the image, and one vector holds a pixel.
 pub(super) fn applies(isa: Isa, geometry: &PoolGeometry) -> bool {
     let PoolGeometry { ih, iw, c, oh, ow, window, .. } = *geometry;
-    let halves = window.kernel == [2, 2] && window.stride == [2, 2] && window.pad == [[0, 0], [0, 0]];
-    halves && window.dilation == [1, 1] && 2 * oh <= ih && 2 * ow <= iw && c <= isa.lanes() && c > 0
+    window.halves() && 2 * oh <= ih && 2 * ow <= iw && c <= isa.lanes() && c > 0
 }
 
 /// A line of `ow` means, of two lines `step` floats apart. Vectors may overrun the last pixel.

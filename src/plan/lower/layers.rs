@@ -49,6 +49,18 @@ impl Lowering<'_> {
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }
 
+    /// The geometry of a convolution node.
+    pub(super) fn conv_geometry(&self, node: &Node, window: Window2d, groups: usize) -> Result<Geometry> {
+        let x = self.shape(node.inputs[0]);
+        Geometry::new(x[0], [x[1], x[2]], x[3], self.shape(node.outputs[0])[3], groups, window)
+    }
+
+    /// Whether [`forward`](Self::forward) comes to transformed tiles.
+    pub(super) fn transforms(&self, geometry: &Geometry, algorithm: Algorithm) -> bool {
+        conv::depthwise::refusal(self.options.isa, geometry).is_some()
+            && winograd::refusal(self.options.algorithm.and(algorithm), geometry).is_none()
+    }
+
     /// What follows the sums of a convolution, and its operands.
     pub(super) fn epilogue(&mut self, node: &Node, fused: Fused) -> (Epilogue, Vec<usize>) {
         let FusedOperands { bias, norm, added } = fused.split(&node.inputs);

@@ -263,16 +263,22 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether a node is left for its only reader, which makes its value where it takes it.
+    fn defers(&mut self, node: &'a Node) -> bool {
+        match node.op {
+            Op::Conv2d { .. } => self.defers_conv(node),
+            Op::LinearBackwardWeights => self.defers_gradient(node),
+            _ => false,
+        }
+    }
+
     #[allow(clippy::too_many_lines)] // one arm per op
     fn node(&mut self, node: &Node) -> Result<()> {
         let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
         match &node.op {
             Op::Conv2d { window, groups, algorithm, fused } => {
-                let x = self.shape(input(0));
-                let channels = self.shape(node.outputs[0])[3];
-                let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], channels, *groups, *window)?;
-                self.forward(node, geometry, *algorithm, *fused);
+                self.forward(node, self.conv_geometry(node, *window, *groups)?, *algorithm, *fused);
             }
             Op::Linear { activation } => self.linear(node, *activation)?,
             Op::Conv2dBackwardData { window, groups, algorithm, .. } => {

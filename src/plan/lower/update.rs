@@ -47,11 +47,8 @@ impl<'a> Lowering<'a> {
     /// Whether the node makes a gradient that the update, its only reader, may just as well make in cache where it takes
     /// it; if so the update will. What the gradient is made from must then not be a stored tensor, which may have been
     /// written by that time.
-    pub(super) fn defers(&mut self, node: &'a Node) -> bool {
-        if matches!(node.op, Op::Conv2d { .. }) {
-            return self.defers_conv(node);
-        }
-        let (Op::LinearBackwardWeights, &[gradient]) = (&node.op, node.outputs.as_slice()) else { return false };
+    pub(super) fn defers_gradient(&mut self, node: &'a Node) -> bool {
+        let &[gradient] = node.outputs.as_slice() else { return false };
         let updates = self.graph.nodes().iter().any(|other| match other.op {
             Op::Update(optimizer) => {
                 let per = 2 + optimizer.states();

@@ -4,55 +4,42 @@ use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
 use crate::error::Result;
 use crate::graph::{Fused, Node, Op, ValueId};
-use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product, refusal};
-use crate::kernels::conv::{Epilogue, Geometry, depthwise};
-use crate::window::Window2d;
+use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
+use crate::kernels::conv::{Epilogue, Geometry};
 
 impl<'a> Lowering<'a> {
     pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
         self.winograd_forward_to(node, geometry, fused, None);
     }
 
-    /// Lowers the convolution whose result a maximum pooling over windows of 2×2 side by side takes, if it was left for
-    /// that: its kernel writes what is pooled.
+    /// Lowers the convolution whose result a maximum pooling takes, if it was left for that: its kernel writes what is pooled.
     pub(super) fn pooled(&mut self, source: ValueId, result: ValueId) -> Result<bool> {
         let Some(&(_, maker)) = self.deferred.iter().find(|(value, _)| *value == source) else { return Ok(false) };
-        if let Some((geometry, fused)) = self.conv(maker)? {
-            self.winograd_forward_to(maker, geometry, fused, Some(result));
-        }
+        let Op::Conv2d { window, groups, fused, .. } = maker.op else { return Ok(false) };
+        self.winograd_forward_to(maker, self.conv_geometry(maker, window, groups)?, fused, Some(result));
         Ok(true)
     }
 
-    /// Whether nobody but such a pooling reads a convolution's result, and its kernel can pool.
+    /// Whether nobody but a maximum pooling by halves reads a convolution's result, and its kernel can pool.
     pub(super) fn defers_conv(&mut self, node: &'a Node) -> bool {
-        let Ok(Some((geometry, fused))) = self.conv(node) else { return false };
-        let Op::Conv2d { algorithm, .. } = node.op else { return false };
-        let &[result] = node.outputs.as_slice() else { return false };
-        let halves = |node: &Node| match node.op {
-            Op::MaxPool2d { window, .. } => {
-                let side_by_side = window == Window2d { kernel: [2; 2], stride: [2; 2], ..Window2d::UNIT };
-                side_by_side && node.inputs == [result] && !self.read[node.outputs[1].0]
-            }
+        let (&Op::Conv2d { window, groups, algorithm, fused }, &[result]) = (&node.op, node.outputs.as_slice()) else {
+            return false;
+        };
+        let pools = |node: &Node| match node.op {
+            Op::MaxPool2d { window, .. } => window.halves() && node.inputs == [result] && !self.read[node.outputs[1].0],
             _ => false,
         };
+        let Ok(geometry) = self.conv_geometry(node, window, groups) else { return false };
         let Fused { norm, add, activation } = fused;
         let epilogue = Epilogue { bias: false, norm: norm.is_some(), add, activation };
-        let transformed = depthwise::refusal(self.options.isa, &geometry).is_some()
-            && refusal(self.options.algorithm.and(algorithm), &geometry).is_none()
+        let defers = self.readers[result.0] == 1
+            && self.graph.nodes().iter().any(pools)
+            && self.transforms(&geometry, algorithm)
             && Product::pools(&geometry, epilogue);
-        let defers = transformed && self.readers[result.0] == 1 && self.graph.nodes().iter().any(halves);
         if defers {
             self.deferred.push((result, node));
         }
         defers
-    }
-
-    /// The geometry of a convolution node.
-    fn conv(&self, node: &Node) -> Result<Option<(Geometry, Fused)>> {
-        let Op::Conv2d { window, groups, fused, .. } = node.op else { return Ok(None) };
-        let x = self.shape(node.inputs[0]);
-        let channels = self.shape(node.outputs[0])[3];
-        Ok(Some((Geometry::new(x[0], [x[1], x[2]], x[3], channels, groups, window)?, fused)))
     }
 
     /// The convolution, to its result or, pooled, to another value.

@@ -21,7 +21,9 @@ fn check(n: usize, input: [usize; 2], [ic, oc]: [usize; 2], kernel_size: usize, 
         let mut operands = vec![src, packed, Operand::of(&values(3, oc)), Operand::poison::<f32>(geometry.dst_len())];
         let expected: Vec<f32> = run(&Forward::new(isa, geometry, epilogue), &operands)[3].get();
         let kernel = Forward::copying_once(isa, geometry, epilogue);
-        assert!(!copied || kernel.copy_len() > 0 || isa < Isa::Avx512, "{}", geometry.describe());
+        // Pixels crowd where a tile has more rows than a set has lines.
+        let copied = copied && (kernel_size > 1 || isa == Isa::Avx512);
+        assert_eq!(kernel.copy_len() > 0, copied, "{} on {}", geometry.describe(), isa.name());
         operands.push(Operand::poison::<f32>(kernel.copy_len()));
         let found: Vec<f32> = run(&kernel, &operands)[3].get();
         if kernel_size == 1 {

@@ -1,9 +1,9 @@
-//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; and F(2×2, 3×3) for
-//! small images: 16 where it needs 36, with fewer weights to read.
+//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; and F(2×2, 3×3)
+//! for small images: 16 where it needs 36, with fewer weights to read.
 //!
 //! Results are cut into tiles of 4×4 pixels under a kernel of 3×3, of 2×2 under one of 5×5. The 6×6 source pixels of a
-//! tile (4×4 of a small one) are transformed, channel by channel, into 36 (16) *positions*; for each position the tiles are the rows of one matrix
-//! product with the transformed weights; what comes out is transformed back into results. A *block* of tiles goes through
+//! tile (4×4 of a small one) are transformed, channel by channel, into 36 (16) *positions*; for each position the tiles
+//! are the rows of one matrix product with the transformed weights; what comes out is transformed back into results. A *block* of tiles goes through
 //! all three stages while it is in the second-level cache ([`Product`]). The data gradient is the same on weights that
 //! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
 //!
@@ -144,12 +144,6 @@ impl Task {
     pub fn tile(&self, index: usize) -> (usize, usize, usize) {
         let [h, w] = self.grid();
         (index / (h * w), index / w % h * self.out, index % w * self.out)
-    }
-
-    /// Rows and columns of results of a tile.
-    pub fn results(&self, index: usize) -> [usize; 2] {
-        let (_, y, x) = self.tile(index);
-        [self.out.min(self.dh - y), self.out.min(self.dw - x)]
     }
 }
 

@@ -98,10 +98,12 @@ impl Product {
         self.task.dw / self.step() * self.task.dc
     }
 
-    /// Floats to the first thing that is written of a tile.
-    fn place(&self, tile: usize) -> usize {
-        let (image, y, x) = self.task.tile(tile);
-        (image * self.task.dh + y) / self.step() * self.line() + x / self.step() * self.task.dc
+    /// Floats to the first thing that is written of a tile, and its rows and columns of results.
+    fn place(&self, tile: usize) -> (usize, [usize; 2]) {
+        let of = &self.task;
+        let (image, y, x) = of.tile(tile);
+        let at = (image * of.dh + y) / self.step() * self.line() + x / self.step() * of.dc;
+        (at, [of.out.min(of.dh - y), of.out.min(of.dw - x)])
     }
 
     /// Whether the weights are wanted as the layer has them.
@@ -379,8 +381,8 @@ impl Product {
             pool: self.pool,
         };
         for (row, index) in tiles.enumerate() {
-            let size = of.results(index);
-            let at = run.dst.wrapping_add(self.place(index) + first);
+            let (at, size) = self.place(index);
+            let at = run.dst.wrapping_add(at + first);
             // SAFETY: the caller's word.
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
@@ -397,8 +399,8 @@ impl Product {
         let (isa, of) = (self.isa, &self.task);
         let first = panel * self.panels.nr;
         for index in share(position, of.positions(), tiles.len()) {
-            let size = of.results(tiles.start + index).map(|results| results / self.step());
-            let at = run.dst.wrapping_add(self.place(tiles.start + index) + first);
+            let (at, size) = self.place(tiles.start + index);
+            let (at, size) = (run.dst.wrapping_add(at + first), size.map(|results| results / self.step()));
             // SAFETY: hints.
             unsafe { ask(isa, at, size, [self.line(), of.dc], self.panels.nr.min(of.dc - first)) };
         }

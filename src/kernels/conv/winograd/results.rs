@@ -1,7 +1,7 @@
 //! Sums into results.
 
 use super::transform::{IN, Result, SMALL, Transform, square};
-use crate::kernels::conv::epilogue::{Finish, mode};
+use crate::kernels::conv::epilogue::{Finish, PerChannel, mode};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
 /// What the results of a block and a panel have in common.
@@ -18,6 +18,29 @@ pub struct Write {
     pub out: usize,
     /// Whether the largest of 2×2 results is written for them: pitches are those of what is written.
     pub pool: bool,
+}
+
+/// What follows a sum.
+///
+/// # Safety
+/// As [`results_body`].
+#[inline(always)]
+unsafe fn finished<S: Simd, const MODE: u8>(
+    write: &Write,
+    sum: S::V,
+    channel: &PerChannel<S::V>,
+    at: *mut f32,
+    lanes: usize,
+) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe {
+        let value = S::add(sum, channel.bias);
+        if lanes == S::LANES {
+            write.finish.finish::<S, true, MODE>(value, channel, at, lanes)
+        } else {
+            write.finish.finish::<S, false, MODE>(value, channel, at, lanes)
+        }
+    }
 }
 
 /// # Safety
@@ -53,20 +76,12 @@ unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: us
                         continue;
                     }
                     let at = dst.wrapping_add(y / step * write.pitch[0] + x / step * write.pitch[1] + c);
-                    let finish = |value: S::V| {
-                        let value = S::add(value, channel.bias);
-                        if lanes == S::LANES {
-                            write.finish.finish::<S, true, MODE>(value, &channel, at, lanes)
-                        } else {
-                            write.finish.finish::<S, false, MODE>(value, &channel, at, lanes)
-                        }
-                    };
-                    let mut result = finish(values[y][x]);
+                    let mut result = finished::<S, MODE>(write, values[y][x], &channel, at, lanes);
                     if POOL {
                         // As `MaxPool`: the first NaN wins.
                         let mut undefined = S::is_nan(result);
                         for value in [values[y][x + 1], values[y + 1][x], values[y + 1][x + 1]] {
-                            let value = finish(value);
+                            let value = finished::<S, MODE>(write, value, &channel, at, lanes);
                             undefined = S::or(undefined, S::is_nan(value));
                             result = S::max(value, result);
                         }

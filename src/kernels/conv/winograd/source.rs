@@ -21,8 +21,8 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Room for `count` positions of `tiles` tiles of `channels` channels, all in one panel. Rows and planes do not start at the same place of
-    /// the cache.
+    /// Room for `count` positions of `tiles` tiles of `channels` channels, all in one panel. Rows and planes do not start
+    /// at the same place of the cache.
     pub fn new(count: usize, tiles: usize, channels: usize) -> Self {
         let pitch = channels.next_multiple_of(16);
         let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
