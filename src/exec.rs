@@ -1,7 +1,7 @@
 //! Runs a plan: the one place that turns buffers into addresses.
 //!
 //! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
-//! looks for an interrupt now and then, until the first step that writes stored tensors; from there a run goes to its
+//! looks for an interrupt now and then, unless the plan is small, until the first step that writes stored tensors; from there a run goes to its
 //! end. Debug builds open and check [`guards`](crate::guards) around every step. With `CNNRS_CHECK=finite` the results of
 //! every step are looked at before the next one begins.
 
@@ -115,7 +115,8 @@ pub unsafe fn run(
     let body = |member: Member<'_>| {
         let flush = FlushDenormals::new();
         let scratch = Slot::new(scratch.ptr().wrapping_add(member.rank * pitch), plan.scratch_bytes);
-        let mut watch = (member.rank == 0 && std::thread::current().id() == caller).then(|| Watch::new(interrupted));
+        let asks = member.rank == 0 && !plan.is_small() && std::thread::current().id() == caller;
+        let mut watch = asks.then(|| Watch::new(interrupted));
         let (mut offset, mut phases) = (0, 0);
         for (index, step) in plan.steps.iter().enumerate() {
             let slots = &operands[offset..offset + step.operands.len()];

@@ -12,7 +12,7 @@ use crate::graph::{Graph, ValueId};
 use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
 use crate::plan_cache::{Key, PlanCache};
 use crate::storage::Stored;
-use crate::sync::{Access, Held, InsideRun, Waiting};
+use crate::sync::{Access, Held, InsideRun, Waiting, fork};
 use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
 
 /// An array of the caller: C-contiguous, of the stated type.
@@ -411,10 +411,21 @@ impl Program {
     fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Locks<'_>> {
         let mut locks = Locks(LOCKS.take());
         let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
-        for slots in self.lock_order.chunk_by(same) {
+        let mut wanted = self.lock_order.chunk_by(same).map(|slots| {
             let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
-            let access = if writes { Access::Write } else { Access::Read };
-            locks.0.push(self.parameters[slots[0]].lock(access, waiting)?);
+            (&self.parameters[slots[0]], if writes { Access::Write } else { Access::Read })
+        });
+        // One section for all that are free; nobody waits inside it.
+        let section = fork::section();
+        let busy = wanted.find(|(stored, access)| {
+            let held = stored.lock_if_free(*access, waiting);
+            let busy = held.is_none();
+            locks.0.extend(held);
+            busy
+        });
+        drop(section);
+        for (stored, access) in busy.into_iter().chain(wanted) {
+            locks.0.push(stored.lock(access, waiting)?);
         }
         Ok(locks)
     }
@@ -430,7 +441,9 @@ struct Locks<'a>(Vec<Held<'a>>);
 
 impl Drop for Locks<'_> {
     fn drop(&mut self) {
+        let section = fork::section();
         self.0.clear();
+        drop(section);
         // The standard library collects into the same memory; it is empty, so that no guard outlives its lock.
         LOCKS.set(std::mem::take(&mut self.0).into_iter().map(|_| unreachable!("no guard is left")).collect());
     }

@@ -1,6 +1,5 @@
 //! Stored tensors: parameters with their versions, locks and packed copies.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,8 +21,16 @@ pub struct Stored {
     version: AtomicU64,
     /// Held by whoever packs, so that threads which need the same copy make it once.
     packing: RunLock,
-    /// Copies by format, with the version they were made of.
-    copies: Brief<HashMap<String, (u64, Arc<AlignedBuf>)>>,
+    /// The few copies there are.
+    copies: Brief<Vec<PackedCopy>>,
+}
+
+/// A copy in a format, and the version it was made of.
+#[derive(Debug)]
+struct PackedCopy {
+    format: String,
+    version: u64,
+    buffer: Arc<AlignedBuf>,
 }
 
 impl Stored {
@@ -65,11 +72,19 @@ impl Stored {
     ///
     /// In a forked child whose parent was writing, the elements are some new and some old: that counts as a write.
     pub fn lock(&self, access: Access, waiting: Waiting<'_>) -> Result<Held<'_>> {
-        let held = self.lock.lock(access, waiting)?;
+        Ok(self.noted(self.lock.lock(access, waiting)?))
+    }
+
+    fn noted<'a>(&self, held: Held<'a>) -> Held<'a> {
         if held.cut {
             self.touch();
         }
-        Ok(held)
+        held
+    }
+
+    /// The lock if it is free and nobody waits for it; see [`lock`](Self::lock).
+    pub fn lock_if_free(&self, access: Access, waiting: Waiting<'_>) -> Option<Held<'_>> {
+        self.lock.lock_if_free(access, waiting).map(|held| self.noted(held))
     }
 
     /// Says that the contents changed, and drops the packed copies of what they were; the caller holds the write lock.
@@ -136,10 +151,10 @@ impl Stored {
         let version = self.version();
         let buffer = Arc::new(AlignedBuf::new(bytes)?);
         pack(Slot::new(buffer.ptr(), buffer.bytes()))?;
-        let copy = (version, buffer.clone());
+        let copy = PackedCopy { format: format.to_owned(), version, buffer: buffer.clone() };
         let stale = self.copies.with(|copies| {
-            let stale: Vec<_> = copies.extract_if(|_, (made, _)| *made != version).collect();
-            copies.insert(format.to_owned(), copy);
+            let stale: Vec<_> = copies.extract_if(.., |copy| copy.version != version).collect();
+            copies.push(copy);
             stale
         });
         drop(stale);
@@ -149,7 +164,10 @@ impl Stored {
     /// The copy in `format`, if it was made of the present version.
     fn copy_of(&self, format: &str) -> Option<Arc<AlignedBuf>> {
         let version = self.version();
-        self.copies.with(|copies| copies.get(format).filter(|(made, _)| *made == version).map(|(_, copy)| copy.clone()))
+        self.copies.with(|copies| {
+            let found = copies.iter().find(|copy| copy.version == version && copy.format == format)?;
+            Some(found.buffer.clone())
+        })
     }
 
     /// Drops all packed copies.

@@ -106,6 +106,12 @@ impl State {
         Taken { generation: self.generation, cut: std::mem::take(&mut self.cut) }
     }
 
+    /// Takes the lock if it is free and nobody waits for it; a nested call passes those who wait.
+    fn take_if_free(&mut self, access: Access, nested: bool) -> Option<Taken> {
+        self.renew();
+        (self.fits(access) && (nested || self.queue.is_empty())).then(|| self.take(access))
+    }
+
     /// Wakes who stands first, if the lock is free for it.
     fn wake(&self) {
         if let Some((_, access, thread)) = self.queue.front()
@@ -160,14 +166,22 @@ impl Drop for Place<'_> {
 }
 
 impl RunLock {
+    /// The lock if it is free and nobody waits for it; a nested call passes those who wait.
+    pub fn lock_if_free(&self, access: Access, waiting: Waiting<'_>) -> Option<Held<'_>> {
+        let taken = self.0.with(|state| state.take_if_free(access, waiting.nested))?;
+        Some(self.held(access, taken))
+    }
+
+    fn held(&self, access: Access, Taken { generation, cut }: Taken) -> Held<'_> {
+        Held { lock: self, access, generation, cut }
+    }
+
     /// Waits for the lock. A nested call fails at once where it would have to wait.
     pub fn lock(&self, access: Access, waiting: Waiting<'_>) -> Result<Held<'_>> {
         let Waiting { nested, give_up } = waiting;
-        let held = |taken: Taken| Held { lock: self, access, generation: taken.generation, cut: taken.cut };
         let arrived = self.0.with(|state| {
-            state.renew();
-            if state.fits(access) && (nested || state.queue.is_empty()) {
-                return Ok(state.take(access));
+            if let Some(taken) = state.take_if_free(access, nested) {
+                return Ok(taken);
             }
             if !nested {
                 state.tickets += 1;
@@ -176,7 +190,7 @@ impl RunLock {
             Err(state.tickets)
         });
         let ticket = match arrived {
-            Ok(taken) => return Ok(held(taken)),
+            Ok(taken) => return Ok(self.held(access, taken)),
             Err(_) if nested => return Err(Error::State(NESTED.into())),
             Err(ticket) => ticket,
         };
@@ -189,7 +203,7 @@ impl RunLock {
                 (first && state.fits(access)).then(|| state.take(access))
             });
             if let Some(taken) = taken {
-                return Ok(held(taken)); // the place is dropped, and the next in the queue woken
+                return Ok(self.held(access, taken)); // the place is dropped, and the next in the queue woken
             }
             if give_up() {
                 return Err(Error::Interrupted);
