@@ -111,8 +111,11 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                         }
                     }
                     weights = weights.wrapping_add(tile.pitch);
-                    S::prefetch(ahead);
-                    ahead = ahead.wrapping_add(tile.ahead.step);
+                    // With one vector the loads are what takes longest: none is spent on what the processor fetches anyway.
+                    if NV > 1 {
+                        S::prefetch(ahead);
+                        ahead = ahead.wrapping_add(tile.ahead.step);
+                    }
                 }
                 left -= end - done;
                 done = end;
