@@ -270,7 +270,7 @@ impl BackwardWeights {
             Reading::InPlace { .. } if more => {
                 [rows.len() * frame.pixel, if self.copies { 0 } else { rows.len() * diff_pitch }]
             }
-            Reading::Copied { .. } if more && !self.copies => [0, rows.len() * diff_pitch],
+            Reading::Copied { .. } | Reading::Band { .. } if more && !self.copies => [0, rows.len() * diff_pitch],
             _ => [0; 2],
         };
         // SAFETY: the caller's word.

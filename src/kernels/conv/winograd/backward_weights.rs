@@ -185,12 +185,14 @@ impl BackwardWeights {
         // SAFETY: the operands are those of this geometry; scratch holds zeros for either side.
         unsafe {
             zeros.write_bytes(0, of.sc.max(of.dc));
+            let mut tile = of.tile(tiles.start + task * TILES);
             for row in task * TILES..((task + 1) * TILES).min(tiles.len()) {
-                let index = tiles.start + row;
+                let next = of.next(tile);
                 let to = source.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, index, src, zeros, to, &self.source);
+                transform_source(isa, of, [tile, next], src, zeros, to, &self.source);
                 let to = gradient.wrapping_add(row * self.gradient.pitch);
-                transform_gradient(isa, of, index, diff_dst, zeros, to, &self.gradient);
+                transform_gradient(isa, of, [tile, next], diff_dst, zeros, to, &self.gradient);
+                tile = next;
             }
         }
     }

@@ -16,6 +16,7 @@ mod pack;
 mod product;
 mod results;
 mod source;
+mod stages;
 mod tile;
 mod transform;
 
@@ -140,11 +141,40 @@ impl Task {
         self.n * h * w
     }
 
-    /// Image and first result pixel of a tile.
-    pub fn tile(&self, index: usize) -> (usize, usize, usize) {
+    /// A tile by its number.
+    pub fn tile(&self, index: usize) -> Tile {
         let [h, w] = self.grid();
-        (index / (h * w), index / w % h * self.out, index % w * self.out)
+        Tile { image: index / (h * w), y: index / w % h * self.out, x: index % w * self.out }
     }
+
+    /// The tile behind another; behind the last the first of an image that is none.
+    #[inline]
+    pub fn behind(&self, tile: Tile) -> Tile {
+        let Tile { image, y, x } = tile;
+        if x + self.out < self.dw {
+            Tile { image, y, x: x + self.out }
+        } else if y + self.out < self.dh {
+            Tile { image, y: y + self.out, x: 0 }
+        } else {
+            Tile { image: image + 1, y: 0, x: 0 }
+        }
+    }
+
+    /// That tile, or the same if it is the last.
+    #[inline]
+    pub fn next(&self, tile: Tile) -> Tile {
+        let behind = self.behind(tile);
+        if behind.image < self.n { behind } else { tile }
+    }
+}
+
+/// A tile: its image and its first result pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // said above
+pub struct Tile {
+    pub image: usize,
+    pub y: usize,
+    pub x: usize,
 }
 
 /// Why a convolution and its data gradient are not computed this way; `None` if they are. A rule in shape and permission

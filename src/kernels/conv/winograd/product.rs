@@ -1,15 +1,12 @@
-//! Forward and data gradient: transform, multiply, transform back.
+//! Forward and data gradient: how the work is cut, and what a task runs of the [`stages`](super::stages).
 
 use super::pack::{Panels, transform_weights};
-use super::results::{Write, results_of};
-use super::source::{Positions, transform_source};
-use super::tile::{Rows, sum_over_channels};
-use super::{Geometry, Task};
-use crate::kernels::ahead::{LINE, ask};
+use super::source::Positions;
+use super::stages::{Behind, Run};
+use super::{Geometry, Task, Tile};
 use crate::kernels::conv::Epilogue;
-use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
-use crate::kernels::{Kernel, elementwise, share};
+use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
 use std::ops::Range;
@@ -41,13 +38,13 @@ enum Cut {
 /// packed unless [`takes_raw`](Self::takes_raw); what is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
-    isa: Isa,
-    task: Task,
-    epilogue: Epilogue,
-    panels: Panels,
+    pub(super) isa: Isa,
+    pub(super) task: Task,
+    pub(super) epilogue: Epilogue,
+    pub(super) panels: Panels,
     cut: Cut,
     flops: u64,
-    pool: bool,
+    pub(super) pool: bool,
 }
 
 impl Product {
@@ -89,19 +86,18 @@ impl Product {
     }
 
     /// Results along each axis for one that is written.
-    fn step(&self) -> usize {
+    pub(super) fn step(&self) -> usize {
         if self.pool { 2 } else { 1 }
     }
 
     /// Floats of a line of what is written.
-    fn line(&self) -> usize {
+    pub(super) fn line(&self) -> usize {
         self.task.dw / self.step() * self.task.dc
     }
 
     /// Floats to the first thing that is written of a tile, and its rows and columns of results.
-    fn place(&self, tile: usize) -> (usize, [usize; 2]) {
+    pub(super) fn place(&self, Tile { image, y, x }: Tile) -> (usize, [usize; 2]) {
         let of = &self.task;
-        let (image, y, x) = of.tile(tile);
         let at = (image * of.dh + y) / self.step() * self.line() + x / self.step() * of.dc;
         (at, [of.out.min(of.dh - y), of.out.min(of.dw - x)])
     }
@@ -207,41 +203,49 @@ impl Kernel for Product {
         let zeros = sums.wrapping_add(layout.sums.floats());
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
         let (len, result) = (of.n * of.dh / self.step() * self.line(), 2 + self.epilogue.operands());
-        let run = Run {
+        // The tiles of this task.
+        let transforms = matches!(self.cut, Cut::Panels { .. }) && task < self.phase(0).end;
+        let tiles = match self.cut {
+            Cut::Blocks { blocks } => share(task, blocks, of.tiles()),
+            Cut::Panels { .. } if transforms => task * TILES..((task + 1) * TILES).min(of.tiles()),
+            Cut::Panels { .. } => 0..of.tiles(),
+        };
+        let (count, first) = (tiles.len(), of.tile(tiles.start));
+        let mut run = Run {
+            count,
+            first,
             sums,
             positions: layout.sums,
             finish: self.epilogue.finish(args, of.dc, len),
             dst: args.dst::<f32>(result).at(0, len),
             src,
-            blocks: matches!(self.cut, Cut::Blocks { .. }),
+            behind: match self.cut {
+                Cut::Blocks { .. } => {
+                    Some(Behind::new(of.tile(tiles.end), count * of.out, self.panels.count * of.positions()))
+                }
+                Cut::Panels { .. } => None,
+            },
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.
         unsafe {
             match self.cut {
-                Cut::Blocks { blocks } => {
-                    let tiles = share(task, blocks, of.tiles());
+                Cut::Blocks { .. } => {
                     let places = of.places(layout.tiles, of.sc);
                     zeros.write_bytes(0, layout.zeros);
-                    self.transform(tiles.clone(), src, zeros, source, places);
+                    self.transform((first, count), src, zeros, source, places);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
                     for panel in 0..self.panels.count {
                         let weights = packed.wrapping_add(self.panels.start(panel, 0));
-                        self.multiply(&run, tiles.clone(), source, places, panel, weights);
+                        self.multiply(&mut run, source, places, panel, weights);
                     }
                 }
-                Cut::Panels { .. } if task < self.phase(0).end => {
-                    let tiles = task * TILES..((task + 1) * TILES).min(of.tiles());
+                Cut::Panels { .. } if transforms => {
                     let places = self.all();
                     let positions = args.dst::<f32>(result + 1).at(0, places.floats());
                     zeros.write_bytes(0, layout.zeros);
-                    self.transform(
-                        tiles.clone(),
-                        src,
-                        zeros,
-                        positions.wrapping_add(tiles.start * places.pitch),
-                        places,
-                    );
+                    let to = positions.wrapping_add(tiles.start * places.pitch);
+                    self.transform((first, count), src, zeros, to, places);
                 }
                 Cut::Panels { raw } => {
                     let panel = task - self.phase(1).start;
@@ -255,184 +259,15 @@ impl Kernel for Product {
                             let channels = first..of.sc.min(first + DEPTH);
                             transform_weights(self.isa, of, &part, panel, channels.clone(), given, weights);
                             let weights = (weights.cast_const(), part);
-                            self.products(&run, 0..of.tiles(), positions, places, panel, weights, channels);
+                            self.products(&mut run, positions, places, panel, weights, channels);
                         }
-                        self.results(&run, 0..of.tiles(), panel);
+                        self.results(&run, panel);
                     } else {
                         let weights = given.at(self.panels.start(panel, 0), self.panels.panel_len());
-                        self.multiply(&run, 0..of.tiles(), positions, places, panel, weights);
+                        self.multiply(&mut run, positions, places, panel, weights);
                     }
                 }
             }
-        }
-    }
-}
-
-/// What the products of a task have in common: memory and operands.
-struct Run {
-    sums: *mut f32,
-    positions: Positions,
-    finish: Finish,
-    dst: *mut f32,
-    src: *const f32,
-    blocks: bool,
-}
-
-impl Product {
-    /// Transforms the source pixels of tiles to `to`, the place of the first tile's first position.
-    ///
-    /// # Safety
-    /// As [`transform_source`].
-    unsafe fn transform(
-        &self,
-        tiles: Range<usize>,
-        src: *const f32,
-        zeros: *const f32,
-        to: *mut f32,
-        places: Positions,
-    ) {
-        for (row, index) in tiles.enumerate() {
-            let to = to.wrapping_add(row * places.pitch);
-            // SAFETY: the caller's word.
-            unsafe { transform_source(self.isa, &self.task, index, src, zeros, to, &places) };
-        }
-    }
-
-    /// Multiplies all positions of tiles by those of a panel and transforms the sums into results.
-    ///
-    /// # Safety
-    /// `source` is the place of the first tile's first position, `weights` that of the panel's; memory and operands are
-    /// those of this geometry, and the results of the tiles and the panel belong to this task.
-    unsafe fn multiply(
-        &self,
-        run: &Run,
-        tiles: Range<usize>,
-        source: *const f32,
-        places: Positions,
-        panel: usize,
-        weights: *const f32,
-    ) {
-        // SAFETY: the caller's word.
-        unsafe {
-            self.products(run, tiles.clone(), source, places, panel, (weights, self.panels), 0..self.task.sc);
-            self.results(run, tiles, panel);
-        }
-    }
-
-    /// The products of some source channels, whose weights are given, added to those of the channels before.
-    ///
-    /// # Safety
-    /// As [`multiply`](Self::multiply).
-    unsafe fn products(
-        &self,
-        run: &Run,
-        tiles: Range<usize>,
-        source: *const f32,
-        places: Positions,
-        panel: usize,
-        (weights, panels): (*const f32, Panels),
-        channels: Range<usize>,
-    ) {
-        let sums = run.positions;
-        let count = tiles.len();
-        let parts = count.div_ceil(tile_rows(self.isa, 2));
-        let panel_at = |position| weights.wrapping_add(panels.start(0, position));
-        // SAFETY: the caller's word.
-        unsafe {
-            for position in 0..self.task.positions() {
-                if channels.end == self.task.sc {
-                    self.ask(run, &tiles, panel, position);
-                }
-                for part in 0..parts {
-                    let rows = share(part, parts, count);
-                    let source = source.wrapping_add(position * places.plane + rows.start * places.pitch);
-                    let product = Rows {
-                        source: source.wrapping_add(channels.start),
-                        pitch: places.pitch,
-                        depth: channels.len(),
-                        panel: panel_at(position),
-                        sums: run.sums.wrapping_add(position * sums.plane + rows.start * sums.pitch),
-                        sums_pitch: sums.pitch,
-                        add: channels.start > 0,
-                        run: self.task.run(),
-                        // The next position's weights, or the next panel's first.
-                        ahead: panel_at(position + 1).wrapping_add(part * channels.len() * LINE),
-                    };
-                    sum_over_channels(self.isa, rows.len(), &product);
-                }
-            }
-        }
-    }
-
-    /// Transforms the sums of tiles and a panel into results.
-    ///
-    /// # Safety
-    /// As [`multiply`](Self::multiply).
-    unsafe fn results(&self, run: &Run, tiles: Range<usize>, panel: usize) {
-        let (isa, of, sums) = (self.isa, &self.task, run.positions);
-        let first = panel * self.panels.nr;
-        let write = Write {
-            plane: sums.plane,
-            finish: run.finish.at(first),
-            pitch: [self.line(), of.dc],
-            channels: self.panels.nr.min(of.dc - first),
-            side: of.side(),
-            out: of.out,
-            pool: self.pool,
-        };
-        for (row, index) in tiles.enumerate() {
-            let (at, size) = self.place(index);
-            let at = run.dst.wrapping_add(at + first);
-            // SAFETY: the caller's word.
-            unsafe {
-                results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
-                self.activate(at, size, &write);
-            }
-        }
-    }
-}
-
-impl Product {
-    /// While the products keep the arithmetic busy, asks for what comes next: the results of this panel, and the
-    /// source pixels of the next block.
-    fn ask(&self, run: &Run, tiles: &Range<usize>, panel: usize, position: usize) {
-        let (isa, of) = (self.isa, &self.task);
-        let first = panel * self.panels.nr;
-        for index in share(position, of.positions(), tiles.len()) {
-            let (at, size) = self.place(tiles.start + index);
-            let (at, size) = (run.dst.wrapping_add(at + first), size.map(|results| results / self.step()));
-            // SAFETY: hints.
-            unsafe { ask(isa, at, size, [self.line(), of.dc], self.panels.nr.min(of.dc - first)) };
-        }
-        if !run.blocks {
-            return;
-        }
-        let (step, steps) = (panel * of.positions() + position, self.panels.count * of.positions());
-        for unit in share(step, steps, tiles.len() * of.out) {
-            let index = tiles.end + unit / of.out;
-            if index >= of.tiles() {
-                return;
-            }
-            let (image, y, x) = of.tile(index);
-            let y = (y + of.kernel - 1 + unit % of.out - of.pad[0]).min(of.sh - 1);
-            let x = (x + of.kernel - 1 - of.pad[1]).min(of.sw - 1);
-            let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
-            // SAFETY: hints.
-            unsafe { ask(isa, at, [1, of.out.min(of.sw - x)], [0, of.sc], of.sc) };
-        }
-    }
-
-    /// Applies any activation but relu to the results of a tile.
-    ///
-    /// # Safety
-    /// `at` is the first of `size` result pixels that this task has written.
-    unsafe fn activate(&self, at: *mut f32, size: [usize; 2], write: &Write) {
-        let Some(kind) = self.epilogue.later() else { return };
-        for pixel in 0..size[0] * size[1] {
-            let (y, x) = (pixel / size[1], pixel % size[1]);
-            let at = at.wrapping_add(y * write.pitch[0] + x * write.pitch[1]);
-            // SAFETY: the caller's word.
-            unsafe { elementwise::activate(self.isa, kind, at, at, write.channels) };
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tiles of pixels into positions.
 
-use super::Task;
 use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform, square};
+use super::{Task, Tile};
 use crate::simd::{Simd, dispatch::multiversion};
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
@@ -154,38 +154,41 @@ fn pixels(
     (y, x): (isize, isize),
     zeros: *const f32,
 ) -> Pixels {
+    let inside = |first: isize, size: usize| {
+        let until = |at: isize| (at - first).clamp(0, side as isize) as usize;
+        until(0)..until(size as isize)
+    };
+    let (rows, columns) = (inside(y, size[0]), inside(x, size[1]));
     let mut pixels = [[zeros; IN]; IN];
-    for (y, row) in (y..).zip(&mut pixels[..side]).filter(|&(y, _)| 0 <= y && y < size[0] as isize) {
-        for (x, pixel) in (x..).zip(&mut row[..side]).filter(|&(x, _)| 0 <= x && x < size[1] as isize) {
-            *pixel = image.wrapping_add((y as usize * size[1] + x as usize) * channels);
+    for row in rows {
+        let line = image.wrapping_offset(((y + row as isize) * size[1] as isize + x) * channels as isize);
+        for column in columns.clone() {
+            pixels[row][column] = line.wrapping_add(column * channels);
         }
     }
     pixels
 }
 
-/// Transforms the source pixels of tile `index` to `to`, the place of its first position.
+/// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
 ///
 /// # Safety
 /// `src` is the whole source of `task`, `zeros` as many zeros as it has channels; the positions are writable.
 pub unsafe fn transform_source(
     isa: crate::simd::Isa,
     task: &Task,
-    index: usize,
+    [tile, next]: [Tile; 2],
     src: *const f32,
     zeros: *const f32,
     to: *mut f32,
     places: &Positions,
 ) {
-    let (image, y, x) = task.tile(index);
-    let image = src.wrapping_add(image * task.sh * task.sw * task.sc);
-    let first = (y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize);
-    let pixels = pixels(task.side(), image, [task.sh, task.sw], task.sc, first, zeros);
-    let next = task.tile((index + 1).min(task.tiles() - 1));
-    let image = src.wrapping_add(next.0 * task.sh * task.sw * task.sc);
-    // What the tile before has not read.
-    let new = task.kernel as isize - 1;
-    let first = (next.1 as isize + new - task.pad[0] as isize, next.2 as isize + new - task.pad[1] as isize);
-    let ahead = self::pixels(task.out, image, [task.sh, task.sw], task.sc, first, zeros);
+    // From what the tile before has not read on, of the next.
+    let square = |tile: Tile, side: usize, skipped: usize| {
+        let image = src.wrapping_add(tile.image * task.sh * task.sw * task.sc);
+        let first = |at: usize, axis: usize| (at + skipped) as isize - task.pad[axis] as isize;
+        pixels(side, image, [task.sh, task.sw], task.sc, (first(tile.y, 0), first(tile.x, 1)), zeros)
+    };
+    let (pixels, ahead) = (square(tile, task.side(), 0), square(next, task.out, task.kernel - 1));
     let source = match (task.kernel, task.out) {
         (3, 4) => source_4,
         (3, _) => source_small,
@@ -195,7 +198,8 @@ pub unsafe fn transform_source(
     unsafe { source(isa, &pixels, &ahead, task.sc, to, places) };
 }
 
-/// Transforms the gradients by the results of tile `index` to `to`, the place of its first position.
+/// Transforms the gradients by the results of a tile to `to`, the place of its first position, and asks for those of the
+/// `next`.
 ///
 /// # Safety
 /// `diff_dst` is the whole gradient by the results of `task`, `zeros` as many zeros as it has channels; the positions
@@ -203,19 +207,17 @@ pub unsafe fn transform_source(
 pub unsafe fn transform_gradient(
     isa: crate::simd::Isa,
     task: &Task,
-    index: usize,
+    [tile, next]: [Tile; 2],
     diff_dst: *const f32,
     zeros: *const f32,
     to: *mut f32,
     places: &Positions,
 ) {
-    let (image, y, x) = task.tile(index);
-    let image = diff_dst.wrapping_add(image * task.dh * task.dw * task.dc);
-    let pixels = pixels(task.out, image, [task.dh, task.dw], task.dc, (y as isize, x as isize), zeros);
-    let next = task.tile((index + 1).min(task.tiles() - 1));
-    let image = diff_dst.wrapping_add(next.0 * task.dh * task.dw * task.dc);
-    let ahead = self::pixels(task.out, image, [task.dh, task.dw], task.dc, (next.1 as isize, next.2 as isize), zeros);
+    let square = |tile: Tile| {
+        let image = diff_dst.wrapping_add(tile.image * task.dh * task.dw * task.dc);
+        pixels(task.out, image, [task.dh, task.dw], task.dc, (tile.y as isize, tile.x as isize), zeros)
+    };
     let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
     // SAFETY: the caller's word.
-    unsafe { gradient(isa, &pixels, &ahead, task.dc, to, places) };
+    unsafe { gradient(isa, &square(tile), &square(next), task.dc, to, places) };
 }

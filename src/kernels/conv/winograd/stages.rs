@@ -1,0 +1,236 @@
+//! The stages of some tiles: into positions, through the products with a panel, back into results.
+
+use std::ops::Range;
+
+use super::Tile;
+use super::pack::Panels;
+use super::product::Product;
+use super::results::{Write, results_of};
+use super::source::{Positions, transform_source};
+use super::tile::{Rows, sum_over_channels};
+use crate::kernels::ahead::{LINE, ask};
+use crate::kernels::conv::epilogue::Finish;
+use crate::kernels::conv::micro::tile_rows;
+use crate::kernels::elementwise;
+
+/// What the products of a task have in common: tiles, memory and operands.
+pub(super) struct Run {
+    /// How many tiles, and the first of them.
+    pub(super) count: usize,
+    pub(super) first: Tile,
+    pub(super) sums: *mut f32,
+    pub(super) positions: Positions,
+    pub(super) finish: Finish,
+    pub(super) dst: *mut f32,
+    pub(super) src: *const f32,
+    /// What is asked for of the source, if anything is.
+    pub(super) behind: Option<Behind>,
+}
+
+/// Things dealt out over steps, nearly evenly.
+struct Deal {
+    whole: usize,
+    rest: usize,
+    steps: usize,
+    owed: usize,
+}
+
+impl Deal {
+    fn new(count: usize, steps: usize) -> Self {
+        Self { whole: count / steps, rest: count % steps, steps, owed: 0 }
+    }
+
+    /// The next step's.
+    fn next(&mut self) -> usize {
+        self.owed += self.rest;
+        if self.owed < self.steps {
+            return self.whole;
+        }
+        self.owed -= self.steps;
+        self.whole + 1
+    }
+}
+
+/// The lines of source pixels that the tiles behind a task's read and its own do not.
+pub(super) struct Behind {
+    tile: Tile,
+    line: usize,
+    lines: Deal,
+}
+
+impl Behind {
+    /// For as many tiles from `tile` on, dealt out over all products of positions.
+    pub(super) fn new(tile: Tile, lines: usize, products: usize) -> Self {
+        Self { tile, line: 0, lines: Deal::new(lines, products) }
+    }
+}
+
+impl Product {
+    /// Transforms the source pixels of `count` tiles to `to`, the place of the first tile's first position.
+    ///
+    /// # Safety
+    /// As [`transform_source`].
+    pub(super) unsafe fn transform(
+        &self,
+        (first, count): (Tile, usize),
+        src: *const f32,
+        zeros: *const f32,
+        to: *mut f32,
+        places: Positions,
+    ) {
+        let mut tile = first;
+        for row in 0..count {
+            let next = self.task.next(tile);
+            // SAFETY: the caller's word.
+            unsafe {
+                let to = to.wrapping_add(row * places.pitch);
+                transform_source(self.isa, &self.task, [tile, next], src, zeros, to, &places);
+            }
+            tile = next;
+        }
+    }
+
+    /// Multiplies all positions of the tiles by those of a panel and transforms the sums into results.
+    ///
+    /// # Safety
+    /// `source` is the place of the first tile's first position, `weights` that of the panel's; memory and operands are
+    /// those of this geometry, and the results of the tiles and the panel belong to this task.
+    pub(super) unsafe fn multiply(
+        &self,
+        run: &mut Run,
+        source: *const f32,
+        places: Positions,
+        panel: usize,
+        weights: *const f32,
+    ) {
+        // SAFETY: the caller's word.
+        unsafe {
+            self.products(run, source, places, panel, (weights, self.panels), 0..self.task.sc);
+            self.results(run, panel);
+        }
+    }
+
+    /// The products of some source channels, whose weights are given, added to those of the channels before.
+    ///
+    /// # Safety
+    /// As [`multiply`](Self::multiply).
+    pub(super) unsafe fn products(
+        &self,
+        run: &mut Run,
+        source: *const f32,
+        places: Positions,
+        panel: usize,
+        (weights, panels): (*const f32, Panels),
+        channels: Range<usize>,
+    ) {
+        let (sums, positions) = (run.positions, self.task.positions());
+        let parts = run.count.div_ceil(tile_rows(self.isa, 2));
+        let (least, more) = (run.count / parts, run.count % parts);
+        let panel_at = |position| weights.wrapping_add(panels.start(0, position));
+        let mut results = (run.first, Deal::new(run.count, positions));
+        // SAFETY: the caller's word.
+        unsafe {
+            for position in 0..positions {
+                if channels.end == self.task.sc {
+                    self.ask(run, &mut results, panel);
+                }
+                let mut row = 0;
+                for part in 0..parts {
+                    let rows = least + usize::from(part < more);
+                    let product = Rows {
+                        source: source.wrapping_add(position * places.plane + row * places.pitch + channels.start),
+                        pitch: places.pitch,
+                        depth: channels.len(),
+                        panel: panel_at(position),
+                        sums: run.sums.wrapping_add(position * sums.plane + row * sums.pitch),
+                        sums_pitch: sums.pitch,
+                        add: channels.start > 0,
+                        run: self.task.run(),
+                        // The next position's weights, or the next panel's first.
+                        ahead: panel_at(position + 1).wrapping_add(part * channels.len() * LINE),
+                    };
+                    sum_over_channels(self.isa, rows, &product);
+                    row += rows;
+                }
+            }
+        }
+    }
+
+    /// Transforms the sums of the tiles and a panel into results.
+    ///
+    /// # Safety
+    /// As [`multiply`](Self::multiply).
+    pub(super) unsafe fn results(&self, run: &Run, panel: usize) {
+        let (isa, of, sums) = (self.isa, &self.task, run.positions);
+        let first = panel * self.panels.nr;
+        let write = Write {
+            plane: sums.plane,
+            finish: run.finish.at(first),
+            pitch: [self.line(), of.dc],
+            channels: self.channels(panel),
+            side: of.side(),
+            out: of.out,
+            pool: self.pool,
+        };
+        let mut tile = run.first;
+        for row in 0..run.count {
+            let (at, size) = self.place(tile);
+            let at = run.dst.wrapping_add(at + first);
+            // SAFETY: the caller's word.
+            unsafe {
+                results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
+                self.activate(at, size, &write);
+            }
+            tile = of.behind(tile);
+        }
+    }
+
+    /// Result channels of a panel.
+    fn channels(&self, panel: usize) -> usize {
+        self.panels.nr.min(self.task.dc - panel * self.panels.nr)
+    }
+
+    /// While the products keep the arithmetic busy, asks for what comes next: the `results` of this panel, and the source
+    /// pixels behind the tiles.
+    fn ask(&self, run: &mut Run, (tile, results): &mut (Tile, Deal), panel: usize) {
+        let (isa, of) = (self.isa, &self.task);
+        for _ in 0..results.next() {
+            let (at, size) = self.place(*tile);
+            let at = run.dst.wrapping_add(at + panel * self.panels.nr);
+            let size = size.map(|results| results / self.step());
+            // SAFETY: hints.
+            unsafe { ask(isa, at, size, [self.line(), of.dc], self.channels(panel)) };
+            *tile = of.behind(*tile);
+        }
+        let Some(behind) = &mut run.behind else { return };
+        for _ in 0..behind.lines.next() {
+            let Tile { image, y, x } = behind.tile;
+            if image == of.n {
+                return;
+            }
+            let y = (y + of.kernel - 1 + behind.line).saturating_sub(of.pad[0]).min(of.sh - 1);
+            let x = (x + of.kernel - 1 - of.pad[1]).min(of.sw - 1);
+            let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
+            // SAFETY: hints.
+            unsafe { ask(isa, at, [1, of.out.min(of.sw - x)], [0, of.sc], of.sc) };
+            behind.line += 1;
+            if behind.line == of.out {
+                (behind.line, behind.tile) = (0, of.behind(behind.tile));
+            }
+        }
+    }
+
+    /// Applies any activation but relu to the results of a tile.
+    ///
+    /// # Safety
+    /// `at` is the first of `size` result pixels that this task has written.
+    unsafe fn activate(&self, at: *mut f32, size: [usize; 2], write: &Write) {
+        let Some(kind) = self.epilogue.later() else { return };
+        for pixel in 0..size[0] * size[1] {
+            let (y, x) = (pixel / size[1], pixel % size[1]);
+            let at = at.wrapping_add(y * write.pitch[0] + x * write.pitch[1]);
+            // SAFETY: the caller's word.
+            unsafe { elementwise::activate(self.isa, kind, at, at, write.channels) };
+        }
+    }
+}
