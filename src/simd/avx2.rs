@@ -229,6 +229,19 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn unzip(a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: trait contract.
+        unsafe {
+            // By quarters: a, b, a, b.
+            let even = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+            let odd = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+            (
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(even)),
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(odd)),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         // SAFETY: trait contract: eight rows of eight floats on both sides.
         unsafe {

@@ -207,6 +207,15 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn unzip(a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: trait contract.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        }
+    }
+    #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         // SAFETY: trait contract; this level includes the one below.
         unsafe { super::Avx2::transpose8(src, src_step, dst, dst_step) }

@@ -155,6 +155,9 @@ pub trait Simd: Copy + 'static {
     /// The upper 24 bits of the patterns as fractions of 2²⁴, which is exact.
     unsafe fn fraction(a: Self::V) -> Self::V;
 
+    /// The lanes with even and those with odd numbers, of `a` and then of `b`.
+    unsafe fn unzip(a: Self::V, b: Self::V) -> (Self::V, Self::V);
+
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
 

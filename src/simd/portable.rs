@@ -209,6 +209,11 @@ impl Simd for Portable {
         map(a, |x| (x.to_bits() >> 8) as f32 * (1.0 / 16_777_216.0))
     }
     #[inline(always)]
+    unsafe fn unzip(a: V, b: V) -> (V, V) {
+        let lane = |at: usize| if at < Self::LANES { a[at] } else { b[at - Self::LANES] };
+        (std::array::from_fn(|i| lane(2 * i)), std::array::from_fn(|i| lane(2 * i + 1)))
+    }
+    #[inline(always)]
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize) {
         for row in 0..8 {
             for column in 0..8 {

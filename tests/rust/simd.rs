@@ -132,6 +132,12 @@ unsafe fn arithmetic_body<S: Simd>() {
         let v = S::load(ramp.as_ptr());
         assert!(same(S::sum(v), ramp.iter().sum()));
         assert!(same(S::first(v), ramp[0]));
+        let more: Vec<f32> = ramp.iter().map(|x| x + 100.0).collect();
+        let (even, odd) = S::unzip(v, S::load(more.as_ptr()));
+        for (first, got) in [lanes_of::<S>(even), lanes_of::<S>(odd)].into_iter().enumerate() {
+            let both: Vec<f32> = ramp[..S::LANES].iter().chain(&more[..S::LANES]).copied().collect();
+            assert!(both.iter().skip(first).step_by(2).zip(&got).all(|(a, b)| same(*a, *b)), "unzip");
+        }
         let swapped = [S::swap::<1>(v), S::swap::<2>(v), S::swap::<4>(v)].map(lanes_of::<S>);
         for (width, got) in [1, 2, 4].into_iter().zip(swapped) {
             assert!((0..S::LANES).all(|i| same(got[i], ramp[i ^ width])), "swap of {width}");

@@ -143,6 +143,34 @@ impl Finish {
         }
     }
 
+    /// The numbers of one channel in every lane, without its bias.
+    ///
+    /// # Safety
+    /// As [`per_channel`](Self::per_channel).
+    #[inline(always)]
+    pub unsafe fn one_channel<S: Simd, const MODE: u8>(&self, channel: usize) -> PerChannel<S::V> {
+        // SAFETY: the caller's word.
+        unsafe {
+            let zero = S::splat(0.0);
+            let floor = S::splat(if self.relu { 0.0 } else { f32::NEG_INFINITY });
+            if MODE == mode::PLAIN {
+                return PerChannel { bias: zero, mean: zero, scale: S::splat(1.0), offset: S::splat(-0.0), floor };
+            }
+            let mut numbers = [0.0; 4];
+            for (number, from) in numbers.iter_mut().zip(self.norm) {
+                *number = from.wrapping_add(channel).read_unaligned();
+            }
+            let [weight, offset, mean, rstd] = numbers;
+            PerChannel {
+                bias: zero,
+                mean: S::splat(mean),
+                scale: S::splat(weight * rstd),
+                offset: S::splat(offset),
+                floor,
+            }
+        }
+    }
+
     /// What becomes of a sum to which the bias was added; `result` is where it is to be written.
     ///
     /// # Safety

@@ -1,9 +1,11 @@
 //! Convolution by spread pixels, and by planes of pixels, against naive sums: whole numbers, so that every sum is exact.
 
 use cnnrs::function::UnaryKind;
-use cnnrs::kernels::conv::planes::{self, Planes};
+use cnnrs::kernels::Kernel;
+use cnnrs::kernels::conv::planes::{self, Halves, Planes};
 use cnnrs::kernels::conv::spread::{BackwardData, BackwardWeights, Forward, Pack, refusal};
 use cnnrs::kernels::conv::{Epilogue, Geometry};
+use cnnrs::kernels::pool::{AvgPool, MaxPool, PoolGeometry};
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
@@ -62,6 +64,40 @@ impl Case {
         operands.extend(bias.then(|| Operand::of(&self.bias)));
         operands.push(Operand::poison::<f32>(self.geometry.dst_len()));
         run(&kernel, &operands).pop().unwrap().get()
+    }
+
+    /// The bits of the pooled kernel are those of the pooling kernels on its results.
+    fn check_pooled(&self) {
+        let Geometry { n, oc: c, oh, ow, .. } = self.geometry;
+        let window = Window2d { kernel: [2; 2], stride: [2; 2], dilation: [1; 2], pad: [[0; 2]; 2] };
+        let geometry = PoolGeometry { n, ih: oh, iw: ow, c, oh: oh / 2, ow: ow / 2, window };
+        let len = n * oh * ow * c / 4;
+        let numbers = [5, 6, 7, 8].map(|seed| integers(seed, c));
+        let cases = [(false, false, None), (true, false, Some(UnaryKind::Tanh)), (true, true, Some(UnaryKind::Relu))];
+        for (isa, (bias, norm, activation)) in
+            Isa::available().into_iter().flat_map(|isa| cases.map(|case| (isa, case)))
+        {
+            let epilogue = Epilogue { bias, norm, activation, ..Epilogue::default() };
+            assert!(Planes::pools(&self.geometry, epilogue));
+            let mut operands = vec![Operand::of(&self.src), Operand::of(&self.weights)];
+            operands.extend(bias.then(|| Operand::of(&self.bias)));
+            operands.extend(numbers.iter().filter(|_| norm).map(|numbers| Operand::of(numbers)));
+            let of = |kernel: Planes, len: usize| -> Vec<f32> {
+                let mut operands = operands.clone();
+                operands.push(Operand::poison::<f32>(len));
+                run(&kernel, &operands).pop().unwrap().get()
+            };
+            let whole = of(Planes::new(isa, self.geometry, epilogue), 4 * len);
+            for (pool, kernel) in [
+                (Halves::Mean, &AvgPool::new(isa, geometry, true) as &dyn Kernel),
+                (Halves::Max, &MaxPool::new(isa, geometry, false)),
+            ] {
+                let want: Vec<f32> = run(kernel, &[Operand::of(&whole), Operand::poison::<f32>(len)])[1].get();
+                let got = of(Planes::new(isa, self.geometry, epilogue).pooled(pool), len);
+                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
+                assert!(same, "{pool:?} of {epilogue:?} on {}, {}", isa.name(), self.geometry.describe());
+            }
+        }
     }
 
     fn backward_data(&self, isa: Isa) -> Vec<f32> {
@@ -129,6 +165,19 @@ fn every_width_of_planes() {
         case().check();
         case().broken(width).check();
     }
+}
+
+#[test]
+fn pooled_planes() {
+    for width in (2..=70).step_by(2) {
+        let case = || Case::new(3, [4, width], [1, width / 2 % 8 + 1], [3, 3], [[1, 1], [1, 1]]);
+        case().check_pooled();
+        case().broken(width).check_pooled();
+    }
+    Case::new(64, [28, 28], [1, 6], [5, 5], [[2; 2]; 2]).broken(28).check_pooled();
+    Case::new(0, [28, 28], [1, 6], [5, 5], [[2; 2]; 2]).check_pooled();
+    let odd = Case::new(1, [28, 27], [1, 6], [5, 5], [[2; 2]; 2]);
+    assert!(!Planes::pools(&odd.geometry, Epilogue::default()));
 }
 
 proptest! {
