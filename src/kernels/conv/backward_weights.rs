@@ -222,7 +222,7 @@ impl Kernel for BackwardWeights {
             }
             for unit in part * units / self.parts..(part + 1) * units / self.parts {
                 let rows = self.reading.rows(lattice, unit);
-                let opened = self.reading.open(lattice, unit, rows.clone(), source, scratch.head);
+                let opened = self.reading.open(lattice, rows.clone(), source, scratch.head);
                 for piece in pieces(rows.len(), self.pixels) {
                     let rows = rows.start + piece.start..rows.start + piece.end;
                     self.piece(block, part, rows, args, &opened, &scratch, add);

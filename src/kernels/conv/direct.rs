@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::epilogue::Finish;
-use super::indirect::Indirect;
+use super::indirect::{Indirect, Operands, Results};
 use super::pack::Problem;
 use super::{Epilogue, Geometry};
 use crate::kernels::Kernel;
@@ -90,12 +90,16 @@ impl Kernel for Forward {
             return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };
         }
         let finish = self.epilogue.finish(args, geometry.oc, geometry.dst_len());
-        let source = (args.src(0), (copies > 0).then(|| args.src(result + 1)));
+        let operands = Operands {
+            src: args.src(0),
+            copy: (copies > 0).then(|| args.src(result + 1)),
+            packed: args.src(1),
+            finish,
+            activation: self.epilogue.later(),
+            results: Results { view: args.dst(result), before: 0 },
+        };
         // SAFETY: the caller's word; copies were made in the phase before.
-        unsafe {
-            let (packed, dst) = (args.src(1), args.dst(result));
-            self.inner.run(task - copies, source, packed, finish, dst, self.epilogue.later(), scratch);
-        }
+        unsafe { self.inner.run(task - copies, &operands, scratch) }
     }
 }
 
@@ -128,7 +132,15 @@ impl Kernel for BackwardData {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let operands = Operands {
+            src: args.src(0),
+            copy: None,
+            packed: args.src(1),
+            finish: Finish::NONE,
+            activation: None,
+            results: Results { view: args.dst(2), before: 0 },
+        };
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, (args.src(0), None), args.src(1), Finish::NONE, args.dst(2), None, scratch) }
+        unsafe { self.0.run(task, &operands, scratch) }
     }
 }

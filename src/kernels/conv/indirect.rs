@@ -7,7 +7,7 @@ use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
 use super::micro::{ROW_PANELS, tile_rows};
 use super::pack::Problem;
-use super::tables::{Reading, Tables};
+use super::tables::{Opened, Reading, Tables};
 use crate::function::UnaryKind;
 use crate::kernels::{elementwise, share, tasks_for};
 use crate::tensor::{ALIGN, Dst, Src};
@@ -38,6 +38,48 @@ struct Cut {
 
 /// Lanes of the widest vector: folded channels fit one.
 const MAX_LANES: usize = 16;
+
+/// What a task works on.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    pub src: Src<'a, f32>,
+    /// What is copied beforehand.
+    pub copy: Option<Src<'a, f32>>,
+    pub packed: Src<'a, f32>,
+    pub finish: Finish,
+    /// What is left of the activation for finished rows.
+    pub activation: Option<UnaryKind>,
+    pub results: Results<'a>,
+}
+
+/// A view of the results but for those `before` it.
+#[derive(Clone, Copy)]
+pub struct Results<'a> {
+    pub view: Dst<'a, f32>,
+    pub before: usize,
+}
+
+impl Results<'_> {
+    /// The address of result `index`, of which `count` will be written.
+    #[inline(always)]
+    fn at(&self, index: usize, count: usize) -> *mut f32 {
+        self.view.at(index - self.before, count)
+    }
+}
+
+/// What the units of one task have in common.
+struct Part<'a> {
+    lattice: &'a Lattice,
+    tables: Tables<'a>,
+    resident: bool,
+    call: PanelCall<'a>,
+    panels: Range<usize>,
+    /// The source at the group's first channel, and the group's first result channel.
+    source: *const f32,
+    channel: usize,
+    results: Results<'a>,
+    activation: Option<UnaryKind>,
+}
 
 /// The common part of [`Forward`](super::Forward) and [`BackwardData`](super::BackwardData).
 #[derive(Debug)]
@@ -95,6 +137,21 @@ impl Indirect {
         Self { problem, cuts, order, mr, dst_size, dst_channels, copies }
     }
 
+    /// A convolution that runs by [`lines`](Self::lines), about so many at a time.
+    pub fn by_lines(problem: Problem, dst_size: [usize; 2], dst_channels: usize, lines: usize) -> Self {
+        let lattice = &problem.classes[0].lattice;
+        let mr = tile_rows(problem.isa, problem.vectors);
+        let reading = Reading::new(lattice, mr, (lattice.images * lattice.h.count).div_ceil(lines));
+        let frame = reading.frame(lattice);
+        let one = Cut { tasks: 1, row_tasks: 1, panel_tasks: 1, reading, frame, resident: true, panels_first: false };
+        Self { problem, cuts: vec![one], order: Vec::new(), mr, dst_size, dst_channels, copies: None }
+    }
+
+    /// Whether the weights of all groups stay in cache.
+    pub fn stays(problem: &Problem) -> bool {
+        problem.packed_len() * size_of::<f32>() <= RESIDENT
+    }
+
     pub fn scratch(&self) -> usize {
         let classes = self.cuts.iter().zip(&self.problem.classes);
         classes.map(|(cut, class)| Tables::bytes(&class.lattice, &cut.reading, self.mr)).max().unwrap_or(0)
@@ -114,23 +171,13 @@ impl Indirect {
         let len = self.copies.map_or(0, |copies| copies.len);
         // SAFETY: the caller's word; a unit is one task's.
         unsafe {
-            reading.copy(lattice, unit, reading.rows(lattice, unit), src.at(0, 0), copy.at(unit * len, len));
+            reading.copy(lattice, reading.rows(lattice, unit), src.at(0, 0), copy.at(unit * len, len));
         }
     }
 
     /// # Safety
-    /// `src`, `packed`, `finish` and `dst` are the operands of this geometry, `copy` holds what is copied
-    /// beforehand; scratch as large as stated.
-    pub unsafe fn run(
-        &self,
-        task: usize,
-        (src, copy): (Src<'_, f32>, Option<Src<'_, f32>>),
-        packed: Src<'_, f32>,
-        finish: Finish,
-        dst: Dst<'_, f32>,
-        activation: Option<UnaryKind>,
-        scratch: *mut u8,
-    ) {
+    /// The operands are those of this geometry; scratch as large as stated.
+    pub unsafe fn run(&self, task: usize, operands: &Operands<'_>, scratch: *mut u8) {
         let (class, task) = self.order[task];
         let (problem, cut) = (&self.problem, &self.cuts[class]);
         let lattice = &problem.classes[class].lattice;
@@ -141,71 +188,136 @@ impl Indirect {
         } else {
             (rest / cut.panel_tasks, rest % cut.panel_tasks)
         };
-        let units = share(row_task, cut.row_tasks, cut.reading.units(lattice));
+        let count = cut.reading.units(lattice);
         let panels = share(panel_task, cut.panel_tasks, problem.panels());
+        let mut repeated = [[0.0f32; MAX_LANES]; 5];
+        // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
+        unsafe {
+            let of = self.part(class, group, panels, operands, &mut repeated, scratch);
+            for unit in share(row_task, cut.row_tasks, count) {
+                let rows = cut.reading.rows(lattice, unit);
+                let opened = match (operands.copy, self.copies) {
+                    (Some(copy), Some(Copies { len, .. })) => {
+                        cut.reading.opened(lattice, &rows, of.source, copy.at(unit * len, len))
+                    }
+                    _ => of.tables.open(rows.clone(), of.source),
+                };
+                let next = if cut.panels_first && cut.resident {
+                    // All pixels pass by the task's weights: the next task's come during that, a part per unit.
+                    let PanelCall { weights, length, .. } = of.call;
+                    let more = of.panels.len().min(problem.panels() - of.panels.end) * length;
+                    let part = share(unit, count, more);
+                    (weights.wrapping_add(of.panels.end * length + part.start), part.len())
+                } else {
+                    source_behind(lattice, of.source, rows.clone())
+                };
+                self.unit(&of, rows, &opened, next);
+            }
+        }
+    }
+
+    /// Runs result lines of an image, all their channels, in one task; the results begin anywhere before them.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), but that the results need only hold these lines; the convolution has one lattice.
+    pub unsafe fn lines(&self, image: usize, lines: Range<usize>, operands: &Operands<'_>, scratch: *mut u8) {
+        let (problem, reading) = (&self.problem, &self.cuts[0].reading);
+        let lattice = &problem.classes[0].lattice;
+        let [start, end] = [lines.start, lines.end].map(|line| (image * lattice.h.count + line) * lattice.w.count);
+        let most = reading.most_rows(lattice);
+        for group in 0..problem.geometry.groups {
+            let mut repeated = [[0.0f32; MAX_LANES]; 5];
+            // SAFETY: the caller's word; the stretches are no larger than a unit.
+            unsafe {
+                let of = self.part(0, group, 0..problem.panels(), operands, &mut repeated, scratch);
+                for first in (start..end).step_by(most) {
+                    let rows = first..end.min(first + most);
+                    let opened = of.tables.open(rows.clone(), of.source);
+                    self.unit(&of, rows.clone(), &opened, source_behind(lattice, of.source, rows));
+                }
+            }
+        }
+    }
+
+    /// What the units of a task have in common: panels of a group. `repeated` is room for the epilogue's numbers.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn part<'a>(
+        &'a self,
+        class: usize,
+        group: usize,
+        panels: Range<usize>,
+        operands: &Operands<'a>,
+        repeated: &mut [[f32; MAX_LANES]; 5],
+        scratch: *mut u8,
+    ) -> Part<'a> {
+        let (problem, cut) = (&self.problem, &self.cuts[class]);
+        let lattice = &problem.classes[class].lattice;
         let weights = problem.classes[class].packed_start + group * problem.group_len(class);
         let length = problem.panel_len(class);
         let single = problem.channels / problem.fold;
-        let mut finish = finish.at(group * single);
-        let mut repeated = [[0.0f32; MAX_LANES]; 5];
+        let mut finish = operands.finish.at(group * single);
         if problem.fold > 1 {
-            let [bias, norm @ ..] = &mut repeated;
+            let [bias, norm @ ..] = repeated;
             finish.bias = repeat(finish.bias, single, bias);
             for (from, repeated) in finish.norm.iter_mut().zip(norm) {
                 *from = repeat(*from, single, repeated);
             }
         }
-        let call = PanelCall { problem, weights: packed.at(weights, length * problem.panels()), length, finish };
-        // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
+        let weights = operands.packed.at(weights, length * problem.panels());
+        // SAFETY: scratch is as large as `scratch()` says.
+        let tables = unsafe { Tables::new(lattice, &cut.reading, &cut.frame, self.mr, scratch) };
+        Part {
+            lattice,
+            tables,
+            resident: cut.resident,
+            call: PanelCall { problem, weights, length, finish },
+            panels,
+            source: operands.src.at(0, 0).wrapping_add(group * lattice.group_channels),
+            channel: group * single,
+            results: operands.results,
+            activation: operands.activation,
+        }
+    }
+
+    /// Runs the tiles of a unit's rows, which ask for what is read `next`: where it starts, and its floats.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run); `opened` is the view of these rows, at most a unit's.
+    unsafe fn unit(&self, of: &Part<'_>, rows: Range<usize>, opened: &Opened, next: (*const f32, usize)) {
+        let Part { lattice, tables, call, panels, .. } = of;
+        let tiles = rows.len().div_ceil(self.mr);
+        let next = Next::new(next, tiles * panels.len(), lattice.depth());
+        // SAFETY: the caller's word.
         unsafe {
-            let tables = Tables::new(lattice, &cut.reading, &cut.frame, self.mr, scratch);
-            let source = src.at(0, 0).wrapping_add(group * lattice.group_channels);
-            for unit in units {
-                let rows = cut.reading.rows(lattice, unit);
-                let tiles = rows.len().div_ceil(self.mr);
-                let frame = match (copy, self.copies) {
-                    (Some(copy), Some(Copies { len, .. })) => {
-                        cut.reading.opened(lattice, unit, &rows, source, copy.at(unit * len, len))
-                    }
-                    _ => tables.open(unit, rows.clone(), source),
-                };
-                for slot in 0..tiles {
-                    let part = share(slot, tiles, rows.len());
-                    let rows = rows.start + part.start..rows.start + part.end;
-                    let result =
-                        |walk| dst.at(self.pixel(lattice, walk) * self.dst_channels + group * single, problem.channels);
-                    tables.fill(slot, rows, &frame, result, lattice.w.dst_step * self.dst_channels);
-                }
-                let next = if cut.panels_first && cut.resident {
-                    // All pixels pass by the task's weights: the next task's come during that, a part per unit.
-                    let more = panels.len().min(problem.panels() - panels.end) * length;
-                    let part = share(unit, cut.reading.units(lattice), more);
-                    (call.weights.wrapping_add(panels.end * length + part.start), part.len())
-                } else {
-                    source_behind(lattice, source, rows.clone())
-                };
-                let next = Next::new(next, tiles * panels.len(), lattice.depth());
-                let mut done = 0;
-                let mut run = |slot: usize, panel: usize, count: usize| {
-                    let rows = share(slot, tiles, rows.len()).len();
-                    call.run(panel..panel + count, &tables, slot, rows, next.pieces(done, count));
-                    done += count;
-                };
-                if rows.len() == 1 {
-                    let mut panel = panels.start;
-                    while panel < panels.end {
-                        let fits = |count: &&usize| panel + **count <= panels.end;
-                        let count = ROW_PANELS.iter().find(fits).map_or(1, |&count| count);
-                        run(0, panel, count);
-                        panel += count;
-                    }
-                } else if cut.resident {
-                    (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel, 1)));
-                } else {
-                    panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel, 1)));
-                }
-                self.activate(activation, rows, &panels, group * single, dst);
+            for slot in 0..tiles {
+                let part = share(slot, tiles, rows.len());
+                let rows = rows.start + part.start..rows.start + part.end;
+                let first = |walk| self.pixel(lattice, walk) * self.dst_channels + of.channel;
+                let result = |walk| of.results.at(first(walk), self.problem.channels);
+                tables.fill(slot, rows, opened, result, lattice.w.dst_step * self.dst_channels);
             }
+            let mut done = 0;
+            let mut run = |slot: usize, panel: usize, count: usize| {
+                let rows = share(slot, tiles, rows.len()).len();
+                call.run(panel..panel + count, tables, slot, rows, next.pieces(done, count));
+                done += count;
+            };
+            if rows.len() == 1 {
+                let mut panel = panels.start;
+                while panel < panels.end {
+                    let fits = |count: &&usize| panel + **count <= panels.end;
+                    let count = ROW_PANELS.iter().find(fits).map_or(1, |&count| count);
+                    run(0, panel, count);
+                    panel += count;
+                }
+            } else if of.resident {
+                (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel, 1)));
+            } else {
+                panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel, 1)));
+            }
+            self.activate(of, rows);
         }
     }
 
@@ -218,29 +330,22 @@ impl Indirect {
     /// Applies an activation to finished rows, while they are in cache.
     ///
     /// # Safety
-    /// The rows' results are inside `dst` and belong to this task; result pixels follow each other (forward).
-    unsafe fn activate(
-        &self,
-        activation: Option<UnaryKind>,
-        rows: Range<usize>,
-        panels: &Range<usize>,
-        first_channel: usize,
-        dst: Dst<'_, f32>,
-    ) {
-        let Some(kind) = activation else { return };
+    /// The rows' results belong to this task; result pixels follow each other (forward).
+    unsafe fn activate(&self, of: &Part<'_>, rows: Range<usize>) {
+        let Some(kind) = of.activation else { return };
         let (isa, nr) = (self.problem.isa, self.problem.nr());
-        let (from, to) = (panels.start * nr, (panels.end * nr).min(self.problem.channels));
+        let (from, to) = (of.panels.start * nr, (of.panels.end * nr).min(self.problem.channels));
         // SAFETY: the caller's word.
         unsafe {
             let row_channels = self.dst_channels * self.problem.fold;
             if to - from == row_channels {
                 let count = rows.len() * row_channels;
-                let values = dst.at(rows.start * row_channels, count);
+                let values = of.results.at(rows.start * row_channels, count);
                 elementwise::activate(isa, kind, values, values, count);
                 return;
             }
             for row in rows {
-                let at = dst.at(row * row_channels + first_channel + from, to - from);
+                let at = of.results.at(row * row_channels + of.channel + from, to - from);
                 elementwise::activate(isa, kind, at, at, to - from);
             }
         }

@@ -74,7 +74,8 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut spilled = Spilled::<MR, NV>::new();
-        let (mut left, mut any_aside) = (RUN, false);
+        // Counted from the first segment of all: sums do not depend on which of them padding lets a tile leave out.
+        let (mut left, mut any_aside) = (RUN - tile.segments.0 * tile.len % RUN, false);
         let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
         let mut ahead = tile.ahead.from;
         for i in 0..MR {

@@ -94,7 +94,8 @@ impl Problem {
         self.panel_len(class) * self.panels()
     }
 
-    fn packed_len(&self) -> usize {
+    /// Packed floats of all classes and groups.
+    pub fn packed_len(&self) -> usize {
         (0..self.classes.len()).map(|class| self.group_len(class) * self.geometry.groups).sum()
     }
 

@@ -74,22 +74,16 @@ impl Reading {
                 unit * rows..((unit + 1) * rows).min(lattice.rows())
             }
             Self::Band { lines } => {
-                let (image, first) = self.band(lattice, unit);
+                let bands = lattice.h.count.div_ceil(lines);
+                let (start, first) = (unit / bands * lattice.h.count, unit % bands * lines);
                 let last = (first + lines).min(lattice.h.count);
-                let start = image * lattice.h.count;
                 (start + first) * lattice.w.count..(start + last) * lattice.w.count
             }
         }
     }
 
-    /// Image and first line of a band.
-    fn band(&self, lattice: &Lattice, unit: usize) -> (usize, usize) {
-        let Self::Band { lines } = *self else { return (0, 0) };
-        let per_image = lattice.h.count.div_ceil(lines);
-        (unit / per_image, unit % per_image * lines)
-    }
-
-    fn most_rows(&self, lattice: &Lattice) -> usize {
+    /// Most result pixels of a unit; those of a band are whole lines.
+    pub fn most_rows(&self, lattice: &Lattice) -> usize {
         match *self {
             Self::InPlace { rows } | Self::Copied { rows } | Self::Pointers { rows } => rows,
             Self::Band { lines } => lines * lattice.w.count,
@@ -123,11 +117,12 @@ impl Reading {
         }
     }
 
-    /// Makes a unit's source readable: copies it to `head` if it is not read where it is.
+    /// Makes the source of a unit, or of as many rows that lie like one, readable: copies it to `head` if it is not read
+    /// where it is. Rows of a band are whole lines of one image.
     ///
     /// # Safety
     /// `source` is the lattice's source at the group's first channel; `head` has room for `head_len()` floats.
-    pub unsafe fn copy(&self, lattice: &Lattice, unit: usize, rows: Range<usize>, source: *const f32, head: *mut f32) {
+    pub unsafe fn copy(&self, lattice: &Lattice, rows: Range<usize>, source: *const f32, head: *mut f32) {
         match self {
             Self::InPlace { .. } | Self::Pointers { .. } => {}
             Self::Copied { .. } => {
@@ -135,9 +130,9 @@ impl Reading {
                 unsafe { lattice.copy_rows(rows, source, head, lattice.depth() + GAP) };
             }
             Self::Band { .. } => {
-                let (image, line) = self.band(lattice, unit);
+                let first = lattice.walk(rows.start);
                 // SAFETY: the head has room for a band.
-                unsafe { lattice.copy_band(image, line, rows.len() / lattice.w.count, source, head) };
+                unsafe { lattice.copy_band(first.image, first.y, rows.len() / lattice.w.count, source, head) };
             }
         }
     }
@@ -149,33 +144,25 @@ impl Reading {
     pub unsafe fn open(
         &self,
         lattice: &Lattice,
-        unit: usize,
         rows: Range<usize>,
         source: *const f32,
         head: *mut f32,
     ) -> Opened {
         // SAFETY: the caller's word.
-        unsafe { self.copy(lattice, unit, rows.clone(), source, head) };
-        self.opened(lattice, unit, &rows, source, head)
+        unsafe { self.copy(lattice, rows.clone(), source, head) };
+        self.opened(lattice, &rows, source, head)
     }
 
-    /// The view of a unit whose source, or its copy in `head`, is readable.
-    pub fn opened(
-        &self,
-        lattice: &Lattice,
-        unit: usize,
-        rows: &Range<usize>,
-        source: *const f32,
-        head: *const f32,
-    ) -> Opened {
+    /// The view of rows whose source, or its copy in `head`, is readable.
+    pub fn opened(&self, lattice: &Lattice, rows: &Range<usize>, source: *const f32, head: *const f32) -> Opened {
         match self {
             Self::InPlace { .. } | Self::Pointers { .. } => Opened { memory: source, image: 0, line: 0 },
             Self::Copied { .. } => {
                 Opened { memory: head.wrapping_sub(rows.start * (lattice.depth() + GAP)), image: 0, line: 0 }
             }
             Self::Band { .. } => {
-                let (image, line) = self.band(lattice, unit);
-                Opened { memory: head, image, line }
+                let first = lattice.walk(rows.start);
+                Opened { memory: head, image: first.image, line: first.y }
             }
         }
     }
@@ -269,13 +256,13 @@ impl<'a> Tables<'a> {
         Self { lattice, reading, frame, mr, head: scratch.cast(), tiles, pitch }
     }
 
-    /// Makes a unit's source readable.
+    /// Makes the source of a unit's rows readable.
     ///
     /// # Safety
     /// `source` is the lattice's source at the group's first channel.
-    pub unsafe fn open(&self, unit: usize, rows: Range<usize>, source: *const f32) -> Opened {
+    pub unsafe fn open(&self, rows: Range<usize>, source: *const f32) -> Opened {
         // SAFETY: the caller's word.
-        unsafe { self.reading.open(self.lattice, unit, rows, source, self.head) }
+        unsafe { self.reading.open(self.lattice, rows, source, self.head) }
     }
 
     /// Writes the tables of a tile; `result` gives a pixel's result, `result_pitch` the floats to its neighbour's.

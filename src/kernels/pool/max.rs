@@ -16,11 +16,11 @@ use crate::tensor::{Args, Dst, Src};
 /// input) gives −∞ and −1.
 #[derive(Debug, Clone)]
 pub struct MaxPool {
-    isa: Isa,
-    geometry: PoolGeometry,
+    pub(super) isa: Isa,
+    pub(super) geometry: PoolGeometry,
     with_index: bool,
-    rows: Vec<Span>,
-    columns: Vec<Span>,
+    pub(super) rows: Vec<Span>,
+    pub(super) columns: Vec<Span>,
     chunks: Chunks,
 }
 
@@ -89,27 +89,26 @@ unsafe fn window<S: Simd, const INDEX: bool, const WHOLE: bool>(
     }
 }
 
-/// One output row.
+/// One output row, of windows with these rows of the plane; its results begin with element `start`.
 ///
 /// # Safety
-/// As [`max_pool_body`]; if `WHOLE`, vectors may overrun the pixels read, and those written in this row.
+/// The rows are readable, those of the results belong to the task, as do those of the index, which is there if `INDEX`; if
+/// `WHOLE`, vectors may overrun the pixels read, and those written in this row.
 #[inline(always)]
-unsafe fn row<S: Simd, const INDEX: bool, const WHOLE: bool>(
+pub(super) unsafe fn row<S: Simd, const INDEX: bool, const WHOLE: bool>(
     kernel: &MaxPool,
-    image: usize,
-    oy: usize,
-    src: Src<'_, f32>,
+    plane: *const f32,
+    rows: Span,
+    start: usize,
     dst: Dst<'_, f32>,
-    index: Dst<'_, i32>,
+    index: Option<Dst<'_, i32>>,
 ) {
-    let PoolGeometry { ih, iw, c, oh, ow, window: shape, .. } = kernel.geometry;
-    let plane = src.at(image * ih * iw * c, ih * iw * c);
-    let rows = kernel.rows[oy];
+    let PoolGeometry { iw, c, window: shape, .. } = kernel.geometry;
     let steps = [shape.dilation[0] * iw, shape.dilation[1]];
     for (ox, columns) in kernel.columns.iter().enumerate() {
-        let at = ((image * oh + oy) * ow + ox) * c;
+        let at = start + ox * c;
         let dst = dst.at(at, c);
-        let index = if INDEX { index.at(at, c).cast() } else { std::ptr::null_mut() };
+        let index = if let Some(index) = index { index.at(at, c).cast() } else { std::ptr::null_mut() };
         let taps = |rows_count, columns_count| Taps {
             flat: rows.start * iw + columns.start,
             rows: rows_count,
@@ -153,13 +152,16 @@ unsafe fn max_pool_body<S: Simd, const INDEX: bool>(
         let span = kernel.rows[oy];
         let last = span.start + span.count.saturating_sub(1) * kernel.geometry.window.dilation[0];
         let read = (image * ih + last + 1) * iw * c;
-        let whole = overrun.fits(read, src.len()) && overrun.fits((image * oh + oy + 1) * ow * c, written);
+        let start = (image * oh + oy) * ow * c;
+        let whole = overrun.fits(read, src.len()) && overrun.fits(start + ow * c, written);
+        let plane = src.at(image * ih * iw * c, ih * iw * c);
+        let index = if INDEX { Some(index) } else { None };
         // SAFETY: with `whole`, no vector leaves the source or the rows of this task.
         unsafe {
             if whole {
-                row::<S, INDEX, true>(kernel, image, oy, src, dst, index);
+                row::<S, INDEX, true>(kernel, plane, span, start, dst, index);
             } else {
-                row::<S, INDEX, false>(kernel, image, oy, src, dst, index);
+                row::<S, INDEX, false>(kernel, plane, span, start, dst, index);
             }
         }
     }

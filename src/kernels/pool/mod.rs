@@ -8,9 +8,11 @@
 mod avg;
 mod halves;
 mod max;
+mod parts;
 
 pub use avg::{AvgPool, AvgPoolBackward};
 pub use max::{MaxPool, MaxPoolBackward};
+pub(in crate::kernels) use parts::MaxLines;
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
 //! Convolutions, products of matrices and the geometry of pooling.
 
+use super::pooled::Pooling;
 use super::{FLOAT, Lowering};
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
@@ -14,13 +15,22 @@ use crate::tensor::shape_text;
 use crate::window::Window2d;
 
 impl Lowering<'_> {
-    pub(super) fn forward(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm, fused: Fused) {
+    /// A convolution by the first kernel that is not refused, to its result or, where it was left for that, to what is pooled
+    /// of it.
+    pub(super) fn forward(
+        &mut self,
+        node: &Node,
+        geometry: Geometry,
+        algorithm: Algorithm,
+        fused: Fused,
+        pooling: Option<Pooling>,
+    ) {
         let isa = self.options.isa;
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_forward(node, geometry, fused);
         };
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
-            return self.winograd_forward(node, geometry, fused);
+            return self.winograd_forward(node, geometry, fused, pooling.map(|pooling| pooling.result));
         };
         let Some(planes) = planes::refusal(isa, &geometry) else {
             return self.planes_forward(node, geometry, fused);
@@ -34,13 +44,23 @@ impl Lowering<'_> {
         let packed = self.pack(node, node.inputs[1], pack, floats, format);
         let mut operands = vec![self.buffer(node.inputs[0]), packed];
         operands.extend(behind);
-        operands.push(self.buffer(node.outputs[0]));
         self.refuse_depthwise(&geometry, "conv_depthwise", refusal);
         self.refuse_winograd(&geometry, "conv_winograd", other);
         if geometry.ic == 1 {
             self.refused.push(("conv_planes".to_owned(), planes));
         }
         self.refuse_spread(&geometry, "conv_spread", spread);
+        let pooled = pooling.and_then(|Pooling { geometry: pooling, result }| {
+            Some((conv::Pooled::new(isa, geometry, pooling, epilogue)?, result))
+        });
+        if let Some((kernel, result)) = pooled {
+            operands.push(self.buffer(result));
+            if kernel.seams_len() > 0 {
+                operands.push(self.temp(kernel.seams_len() * FLOAT));
+            }
+            return self.push(node, kernel, operands, geometry.describe());
+        }
+        operands.push(self.buffer(node.outputs[0]));
         let kernel = conv::Forward::copying_once(isa, geometry, epilogue);
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
         if kernel.copy_len() > 0 {
@@ -53,12 +73,6 @@ impl Lowering<'_> {
     pub(super) fn conv_geometry(&self, node: &Node, window: Window2d, groups: usize) -> Result<Geometry> {
         let x = self.shape(node.inputs[0]);
         Geometry::new(x[0], [x[1], x[2]], x[3], self.shape(node.outputs[0])[3], groups, window)
-    }
-
-    /// Whether [`forward`](Self::forward) comes to transformed tiles.
-    pub(super) fn transforms(&self, geometry: &Geometry, algorithm: Algorithm) -> bool {
-        conv::depthwise::refusal(self.options.isa, geometry).is_some()
-            && winograd::refusal(self.options.algorithm.and(algorithm), geometry).is_none()
     }
 
     /// What follows the sums of a convolution, and its operands.
@@ -127,7 +141,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let Some(count) = product.count else {
-            self.forward(node, product.each, Algorithm::Auto, Fused::activation(activation));
+            self.forward(node, product.each, Algorithm::Auto, Fused::activation(activation), None);
             return Ok(());
         };
         let pack = conv::PackForward::new(isa, product.each);

@@ -9,6 +9,7 @@ mod loss;
 mod movement;
 mod norm;
 mod place;
+mod pooled;
 mod spread;
 mod update;
 mod winograd;
@@ -278,7 +279,7 @@ impl<'a> Lowering<'a> {
         let input = |index: usize| node.inputs[index];
         match &node.op {
             Op::Conv2d { window, groups, algorithm, fused } => {
-                self.forward(node, self.conv_geometry(node, *window, *groups)?, *algorithm, *fused);
+                self.forward(node, self.conv_geometry(node, *window, *groups)?, *algorithm, *fused, None);
             }
             Op::Linear { activation } => self.linear(node, *activation)?,
             Op::Conv2dBackwardData { window, groups, algorithm, .. } => {
@@ -293,7 +294,7 @@ impl<'a> Lowering<'a> {
                 self.backward_weights(node, geometry, *algorithm);
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
-            Op::MaxPool2d { .. } if self.pooled(input(0), node.outputs[0])? => {}
+            Op::MaxPool2d { .. } if self.pooled(node)? => {}
             Op::MaxPool2d { window, .. } => {
                 let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
                 let indexed = self.read[node.outputs[1].0];

@@ -2,48 +2,13 @@
 
 use super::layers::added_in_place;
 use super::{FLOAT, Lowering};
-use crate::error::Result;
-use crate::graph::{Fused, Node, Op, ValueId};
+use crate::graph::{Fused, Node, ValueId};
 use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
 use crate::kernels::conv::{Epilogue, Geometry};
 
-impl<'a> Lowering<'a> {
-    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused) {
-        self.winograd_forward_to(node, geometry, fused, None);
-    }
-
-    /// Lowers the convolution whose result a maximum pooling takes, if it was left for that: its kernel writes what is pooled.
-    pub(super) fn pooled(&mut self, source: ValueId, result: ValueId) -> Result<bool> {
-        let Some(&(_, maker)) = self.deferred.iter().find(|(value, _)| *value == source) else { return Ok(false) };
-        let Op::Conv2d { window, groups, fused, .. } = maker.op else { return Ok(false) };
-        self.winograd_forward_to(maker, self.conv_geometry(maker, window, groups)?, fused, Some(result));
-        Ok(true)
-    }
-
-    /// Whether nobody but a maximum pooling by halves reads a convolution's result, and its kernel can pool.
-    pub(super) fn defers_conv(&mut self, node: &'a Node) -> bool {
-        let (&Op::Conv2d { window, groups, algorithm, fused }, &[result]) = (&node.op, node.outputs.as_slice()) else {
-            return false;
-        };
-        let pools = |node: &Node| match node.op {
-            Op::MaxPool2d { window, .. } => window.halves() && node.inputs == [result] && !self.read[node.outputs[1].0],
-            _ => false,
-        };
-        let Ok(geometry) = self.conv_geometry(node, window, groups) else { return false };
-        let Fused { norm, add, activation } = fused;
-        let epilogue = Epilogue { bias: false, norm: norm.is_some(), add, activation };
-        let defers = self.readers[result.0] == 1
-            && self.graph.nodes().iter().any(pools)
-            && self.transforms(&geometry, algorithm)
-            && Product::pools(&geometry, epilogue);
-        if defers {
-            self.deferred.push((result, node));
-        }
-        defers
-    }
-
+impl Lowering<'_> {
     /// The convolution, to its result or, pooled, to another value.
-    fn winograd_forward_to(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooled: Option<ValueId>) {
+    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooled: Option<ValueId>) {
         let isa = self.options.isa;
         let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
