@@ -142,8 +142,7 @@ impl Kernel for Pooled {
         let (line, row, rows) = (self.line(), self.pool.row_len(), self.windows.len());
         let own = share(part, self.parts, self.lines());
         // Windows that end in this stretch, and those that begin in it and end in the next.
-        let whole =
-            [own.start, own.end].map(|border| self.windows.partition_point(|window| window.end <= border));
+        let whole = [own.start, own.end].map(|border| self.windows.partition_point(|window| window.end <= border));
         let begun = self.windows.partition_point(|window| window.start < own.end);
         let (result, geometry) = (2 + self.epilogue.operands(), &self.inner.problem.geometry);
         let finish = self.epilogue.finish(args, geometry.oc, geometry.n * rows * row);

@@ -141,13 +141,7 @@ impl Reading {
     ///
     /// # Safety
     /// As `copy`.
-    pub unsafe fn open(
-        &self,
-        lattice: &Lattice,
-        rows: Range<usize>,
-        source: *const f32,
-        head: *mut f32,
-    ) -> Opened {
+    pub unsafe fn open(&self, lattice: &Lattice, rows: Range<usize>, source: *const f32, head: *mut f32) -> Opened {
         // SAFETY: the caller's word.
         unsafe { self.copy(lattice, rows.clone(), source, head) };
         self.opened(lattice, &rows, source, head)

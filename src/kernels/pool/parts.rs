@@ -39,14 +39,7 @@ impl MaxLines {
     /// # Safety
     /// The lines are readable, with [`OVERRUN`](Self::OVERRUN); the elements from `start` to `limit` belong to the task,
     /// which writes what is beyond the row afterwards.
-    pub unsafe fn row(
-        &self,
-        lines: &Range<usize>,
-        plane: *const f32,
-        dst: Dst<'_, f32>,
-        start: usize,
-        limit: usize,
-    ) {
+    pub unsafe fn row(&self, lines: &Range<usize>, plane: *const f32, dst: Dst<'_, f32>, start: usize, limit: usize) {
         let span = Span { start: lines.start, count: lines.len() };
         // SAFETY: the caller's word.
         unsafe { row_of(self.0.isa, &self.0, plane, span, start, limit, dst) }

@@ -33,7 +33,7 @@ impl Lowering<'_> {
             return self.winograd_forward(node, geometry, fused, pooling.map(|pooling| pooling.result));
         };
         let Some(planes) = planes::refusal(isa, &geometry) else {
-            return self.planes_forward(node, geometry, fused);
+            return self.planes_forward(node, geometry, fused, pooling);
         };
         let Some(spread) = spread::refusal(isa, &geometry, false) else {
             return self.spread_forward(node, geometry, fused);
@@ -50,7 +50,7 @@ impl Lowering<'_> {
             self.refused.push(("conv_planes".to_owned(), planes));
         }
         self.refuse_spread(&geometry, "conv_spread", spread);
-        let pooled = pooling.and_then(|Pooling { geometry: pooling, result }| {
+        let pooled = pooling.and_then(|Pooling { geometry: pooling, result, .. }| {
             Some((conv::Pooled::new(isa, geometry, pooling, epilogue)?, result))
         });
         if let Some((kernel, result)) = pooled {

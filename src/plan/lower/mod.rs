@@ -294,7 +294,7 @@ impl<'a> Lowering<'a> {
                 self.backward_weights(node, geometry, *algorithm);
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
-            Op::MaxPool2d { .. } if self.pooled(node)? => {}
+            Op::MaxPool2d { .. } | Op::AvgPool2d { .. } if self.pooled(node)? => {}
             Op::MaxPool2d { window, .. } => {
                 let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
                 let indexed = self.read[node.outputs[1].0];

@@ -1,9 +1,10 @@
-//! Convolutions whose result only a maximum pooling reads: they are left for it, and write what is pooled.
+//! Convolutions whose result only a pooling reads: they are left for it, and write what is pooled.
 
 use super::Lowering;
 use crate::algorithm::Algorithm;
 use crate::error::Result;
 use crate::graph::{Fused, Node, Op, ValueId};
+use crate::kernels::conv::planes::{Halves, Planes};
 use crate::kernels::conv::winograd::Product;
 use crate::kernels::conv::{Epilogue, Geometry, Pooled, depthwise, planes, spread, winograd};
 use crate::kernels::pool::PoolGeometry;
@@ -11,6 +12,7 @@ use crate::kernels::pool::PoolGeometry;
 /// What a convolution is to write instead of its result.
 #[derive(Clone, Copy)]
 pub(super) struct Pooling {
+    pub kind: Halves,
     pub geometry: PoolGeometry,
     pub result: ValueId,
 }
@@ -18,16 +20,32 @@ pub(super) struct Pooling {
 impl<'a> Lowering<'a> {
     /// Lowers the convolution whose result this node pools, if it was left for that: its kernel writes what is pooled.
     pub(super) fn pooled(&mut self, node: &Node) -> Result<bool> {
-        let (source, Op::MaxPool2d { window: pool, .. }) = (node.inputs[0], &node.op) else { return Ok(false) };
-        let Some(&(_, maker)) = self.deferred.iter().find(|(value, _)| *value == source) else { return Ok(false) };
-        let Op::Conv2d { window, groups, algorithm, fused } = maker.op else { return Ok(false) };
-        let result = node.outputs[0];
-        let pooling = Pooling { geometry: self.pool_geometry(source, result, *pool), result };
+        let Some(&(source, maker)) = self.deferred.iter().find(|(value, _)| *value == node.inputs[0]) else {
+            return Ok(false);
+        };
+        let (Some(pooling), &Op::Conv2d { window, groups, algorithm, fused }) = (self.pooling(source, node), &maker.op)
+        else {
+            return Ok(false);
+        };
         self.forward(maker, self.conv_geometry(maker, window, groups)?, algorithm, fused, Some(pooling));
         Ok(true)
     }
 
-    /// Whether nobody but a maximum pooling reads a convolution's result, and its kernel can pool.
+    /// The pooling of a value that is this node, if it is one and nobody asks where the largest were.
+    fn pooling(&self, source: ValueId, node: &Node) -> Option<Pooling> {
+        if node.inputs != [source] {
+            return None;
+        }
+        let (kind, window) = match node.op {
+            Op::MaxPool2d { window, .. } if !self.read[node.outputs[1].0] => (Halves::Max, window),
+            Op::AvgPool2d { window, .. } if window.halves() => (Halves::Mean, window),
+            _ => return None,
+        };
+        let result = node.outputs[0];
+        Some(Pooling { kind, geometry: self.pool_geometry(source, result, window), result })
+    }
+
+    /// Whether nobody but a pooling reads a convolution's result, and its kernel can pool.
     pub(super) fn defers_conv(&mut self, node: &'a Node) -> bool {
         let (&Op::Conv2d { window, groups, algorithm, fused }, &[result]) = (&node.op, node.outputs.as_slice()) else {
             return false;
@@ -35,12 +53,7 @@ impl<'a> Lowering<'a> {
         if self.readers[result.0] != 1 {
             return false;
         }
-        let pooling = self.graph.nodes().iter().find_map(|node| match node.op {
-            Op::MaxPool2d { window, .. } if node.inputs == [result] && !self.read[node.outputs[1].0] => {
-                Some(self.pool_geometry(result, node.outputs[0], window))
-            }
-            _ => None,
-        });
+        let pooling = self.graph.nodes().iter().find_map(|node| self.pooling(result, node));
         let (Some(pooling), Ok(geometry)) = (pooling, self.conv_geometry(node, window, groups)) else { return false };
         let defers = self.pools(geometry, pooling, algorithm, fused);
         if defers {
@@ -50,17 +63,21 @@ impl<'a> Lowering<'a> {
     }
 
     /// Whether the kernel that [`forward`](Self::forward) comes to can pool.
-    fn pools(&self, geometry: Geometry, pooling: PoolGeometry, algorithm: Algorithm, fused: Fused) -> bool {
+    fn pools(&self, geometry: Geometry, pooling: Pooling, algorithm: Algorithm, fused: Fused) -> bool {
         let isa = self.options.isa;
         let Fused { norm, add, activation } = fused;
         let epilogue = Epilogue { bias: false, norm: norm.is_some(), add, activation };
         if depthwise::refusal(isa, &geometry).is_none() {
             return false;
         }
+        let (halves, largest) = (pooling.geometry.window.halves(), pooling.kind == Halves::Max);
         if winograd::refusal(self.options.algorithm.and(algorithm), &geometry).is_none() {
-            return pooling.window.halves() && Product::pools(&geometry, epilogue);
+            return halves && largest && Product::pools(&geometry, epilogue);
         }
-        let direct = planes::refusal(isa, &geometry).is_some() && spread::refusal(isa, &geometry, false).is_some();
-        direct && Pooled::new(isa, geometry, pooling, epilogue).is_some()
+        if planes::refusal(isa, &geometry).is_none() {
+            return halves && Planes::pools(&geometry, epilogue);
+        }
+        let direct = largest && spread::refusal(isa, &geometry, false).is_some();
+        direct && Pooled::new(isa, geometry, pooling.geometry, epilogue).is_some()
     }
 }
