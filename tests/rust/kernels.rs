@@ -3,6 +3,8 @@
 
 #[path = "kernels/axis_map.rs"]
 mod axis_map;
+#[path = "kernels/conv_moments.rs"]
+mod conv_moments;
 #[path = "kernels/copies.rs"]
 mod copies;
 #[path = "kernels/cross_entropy.rs"]

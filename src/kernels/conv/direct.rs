@@ -5,18 +5,19 @@ use std::ops::Range;
 use super::epilogue::Finish;
 use super::indirect::{Indirect, Operands, Results};
 use super::pack::Problem;
-use super::{Epilogue, Geometry};
+use super::{Epilogue, Geometry, moments};
 use crate::kernels::Kernel;
 use crate::simd::Isa;
 use crate::tensor::Args;
 
 /// Convolution. Operands: input, packed weights, those of the epilogue ([`Epilogue::operands`]), output, a copy of the
-/// input (if [`Forward::copy_len`] is not 0); what is added may be the memory of the output if
-/// [`Forward::adds_in_place`].
+/// input (if [`Forward::copy_len`] is not 0), partial statistics of the output ([`Forward::with_moments`]); what is added
+/// may be the memory of the output if [`Forward::adds_in_place`].
 #[derive(Debug)]
 pub struct Forward {
     inner: Indirect,
     epilogue: Epilogue,
+    moments: bool,
 }
 
 impl Forward {
@@ -32,7 +33,26 @@ impl Forward {
 
     fn with(isa: Isa, geometry: Geometry, epilogue: Epilogue, copy_once: bool) -> Self {
         let problem = Problem::forward(isa, geometry);
-        Self { inner: Indirect::new(problem, [geometry.oh, geometry.ow], geometry.oc, copy_once), epilogue }
+        let inner = Indirect::new(problem, [geometry.oh, geometry.ow], geometry.oc, copy_once);
+        Self { inner, epilogue, moments: false }
+    }
+
+    /// Why [`with_moments`](Self::with_moments) is impossible or does not pay, if it is so: a rule in shape and level only.
+    pub fn moments_refusal(&self) -> Option<String> {
+        if self.inner.problem.fold > 1 { Some("folded pixels".to_owned()) } else { moments::refusal(&self.parts()) }
+    }
+
+    /// The same that also takes the partial statistics of its results, which the last operand holds as that of
+    /// [`Moments`](crate::kernels::norm::Moments): per part a mean per output channel, then the squared deviations.
+    #[must_use]
+    pub fn with_moments(self) -> Self {
+        debug_assert_eq!(self.moments_refusal(), None);
+        Self { moments: true, ..self }
+    }
+
+    /// Pixels of every part of the statistics.
+    pub fn parts(&self) -> Vec<usize> {
+        self.inner.parts()
     }
 
     /// Whether every result is written once, so that it may replace what is added to it: folded pixels may be summed
@@ -55,7 +75,8 @@ impl Forward {
 
 impl Kernel for Forward {
     fn name(&self) -> String {
-        self.inner.name(&format!("conv_direct{}", self.epilogue.name()))
+        let moments = if self.moments { "_moments" } else { "" };
+        self.inner.name(&format!("conv_direct{}{moments}", self.epilogue.name()))
     }
 
     fn tasks(&self) -> usize {
@@ -97,6 +118,7 @@ impl Kernel for Forward {
             finish,
             activation: self.epilogue.later(),
             results: Results { view: args.dst(result), before: 0 },
+            partials: self.moments.then(|| args.dst(args.count() - 1)),
         };
         // SAFETY: the caller's word; copies were made in the phase before.
         unsafe { self.inner.run(task - copies, &operands, scratch) }
@@ -139,6 +161,7 @@ impl Kernel for BackwardData {
             finish: Finish::NONE,
             activation: None,
             results: Results { view: args.dst(2), before: 0 },
+            partials: None,
         };
         // SAFETY: the caller's word.
         unsafe { self.0.run(task, &operands, scratch) }

@@ -6,6 +6,7 @@ use super::calls::{Next, PanelCall};
 use super::epilogue::Finish;
 use super::gather::{Frame, Lattice, Walk};
 use super::micro::{ROW_PANELS, tile_rows};
+use super::moments;
 use super::pack::Problem;
 use super::tables::{Opened, Reading, Tables};
 use crate::function::UnaryKind;
@@ -50,6 +51,8 @@ pub struct Operands<'a> {
     /// What is left of the activation for finished rows.
     pub activation: Option<UnaryKind>,
     pub results: Results<'a>,
+    /// Where the statistics of the results go, if they are wanted.
+    pub partials: Option<Dst<'a, f64>>,
 }
 
 /// A view of the results but for those `before` it.
@@ -194,7 +197,9 @@ impl Indirect {
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
         unsafe {
             let of = self.part(class, group, panels, operands, &mut repeated, scratch);
-            for unit in share(row_task, cut.row_tasks, count) {
+            let units = share(row_task, cut.row_tasks, count);
+            let start = cut.reading.rows(lattice, units.start).start;
+            for unit in units {
                 let rows = cut.reading.rows(lattice, unit);
                 let opened = match (operands.copy, self.copies) {
                     (Some(copy), Some(Copies { len, .. })) => {
@@ -211,7 +216,15 @@ impl Indirect {
                 } else {
                     source_behind(lattice, of.source, rows.clone())
                 };
-                self.unit(&of, rows, &opened, next);
+                self.unit(&of, rows.clone(), &opened, next);
+                if let Some(partials) = &operands.partials {
+                    let part = moments::Part::new(problem.isa, partials, row_task, self.dst_channels);
+                    let (from, to) =
+                        (of.panels.start * problem.nr(), (of.panels.end * problem.nr()).min(problem.channels));
+                    let channels = of.channel + from..of.channel + to;
+                    let at = of.results.at(rows.start * self.dst_channels + channels.start, channels.len());
+                    part.add(at, self.dst_channels, rows.len(), channels, rows.start - start);
+                }
             }
         }
     }
@@ -319,6 +332,15 @@ impl Indirect {
             }
             self.activate(of, rows);
         }
+    }
+
+    /// Result pixels of every range of them that tasks share, of a convolution with one lattice.
+    pub fn parts(&self) -> Vec<usize> {
+        let (cut, lattice) = (&self.cuts[0], &self.problem.classes[0].lattice);
+        let units = cut.reading.units(lattice);
+        let start = |unit| if unit < units { cut.reading.rows(lattice, unit).start } else { lattice.rows() };
+        let part = |number| share(number, cut.row_tasks, units);
+        (0..cut.row_tasks).map(|number| start(part(number).end) - start(part(number).start)).collect()
     }
 
     fn pixel(&self, lattice: &Lattice, at: Walk) -> usize {

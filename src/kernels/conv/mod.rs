@@ -26,6 +26,7 @@ mod indirect;
 mod line;
 mod micro;
 mod micro_gradient;
+mod moments;
 mod pack;
 pub mod planes;
 mod pooled;

@@ -162,6 +162,7 @@ impl Kernel for Pooled {
                     finish,
                     activation: self.epilogue.later(),
                     results: Results { view: Args::new(&held).dst(0), before },
+                    partials: None,
                 };
                 self.inner.lines(image, done..end, &operands, scratch.add(self.held()));
                 done = end;

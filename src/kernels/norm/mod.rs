@@ -5,6 +5,7 @@
 //! tensor, and no digits lost to a mean that is large against the deviation.
 
 mod apply;
+mod columns;
 mod gate;
 mod gradients;
 mod gradients_finish;
@@ -15,6 +16,7 @@ mod row;
 mod rows;
 
 pub use apply::{Apply, ReciprocalDeviation};
+pub(super) use columns::{Statistics, Sums, add_rows, merge_sums};
 pub use gate::Gate;
 pub use gradients::GradientSums;
 pub use gradients_finish::GradientSumsFinish;
@@ -109,10 +111,10 @@ impl Cut {
 }
 
 /// Most rows whose numbers are added up in single precision.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Most floats of the vectors that are worked on side by side.
-const SIDE: usize = 64;
+pub(super) const SIDE: usize = 64;
 
 /// Most statistics that are finished side by side.
 const RUN: usize = 64;

@@ -1,8 +1,9 @@
 //! Means and variances.
 
-use super::{BLOCK, Cut, Lines, RUN, SIDE, Segments, runs};
+use super::columns::{Statistics, add_rows_body};
+use super::{BLOCK, Cut, Lines, RUN, Segments, runs};
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{Chunks, load_first};
+use crate::kernels::elementwise::Chunks;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
@@ -27,89 +28,12 @@ impl Moments {
     pub fn partials(&self) -> usize {
         self.cut.parts * 2 * self.cut.shape.statistics()
     }
-}
 
-/// The mean and squared deviations of `before` rows per column become those of `before + rows`, given the sums of
-/// `x − pivot` and `(x − pivot)²` over the new ones.
-#[inline(always)]
-fn merge(mean: &mut [f64], m2: &mut [f64], before: usize, rows: usize, pivot: &[f32], s1: &[f32], s2: &[f32]) {
-    let share = 1.0 / rows as f64;
-    let (weight, cross) = {
-        let total = (before + rows) as f64;
-        (rows as f64 / total, before as f64 * rows as f64 / total)
-    };
-    for j in 0..mean.len() {
-        let sum = f64::from(s1[j]);
-        let shift = sum * share;
-        let own = f64::from(s2[j]) - sum * shift;
-        // Rounding may take an empty spread below zero; NaN stays.
-        let own = if own < 0.0 { 0.0 } else { own };
-        let delta = f64::from(pivot[j]) + shift - mean[j];
-        mean[j] += delta * weight;
-        m2[j] += own + delta * delta * cross;
+    /// Rows of every part.
+    pub fn parts(&self) -> Vec<usize> {
+        let rows = |part| self.cut.rows(part);
+        (0..self.cut.parts).map(|part| rows(part).1 - rows(part).0).collect()
     }
-}
-
-/// [`merge`] for the rows at `src`, `V` vectors wide. The pivot is the mean of the rows before, or of these rows if
-/// there are none before; so what cancels in the sums is never larger than what the merge adds.
-///
-/// # Safety
-/// `rows ≥ 1` rows of `mean.len()` floats, `pitch` apart, which are `V` vectors, the last with `lanes` lanes.
-#[inline(always)]
-unsafe fn block<S: Simd, const V: usize>(
-    src: *const f32,
-    rows: usize,
-    pitch: usize,
-    lanes: usize,
-    before: usize,
-    mean: &mut [f64],
-    m2: &mut [f64],
-) {
-    let (mut pivots, mut s1, mut s2) = ([0.0f32; SIDE], [0.0f32; SIDE], [0.0f32; SIDE]);
-    // SAFETY: every load lies within a row; the arrays hold four vectors.
-    unsafe {
-        let width = |v: usize| if v + 1 == V { lanes } else { S::LANES };
-        let mut pivot = [S::splat(0.0); V];
-        if before == 0 {
-            // From differences, so that equal numbers have a spread of exactly zero.
-            let (mut first, mut sums) = ([S::splat(0.0); V], [S::splat(0.0); V]);
-            for (v, first) in first.iter_mut().enumerate() {
-                *first = load_first::<S>(src.add(v * S::LANES), width(v));
-            }
-            for row in 1..rows {
-                for v in 0..V {
-                    let x = load_first::<S>(src.add(row * pitch + v * S::LANES), width(v));
-                    sums[v] = S::add(sums[v], S::sub(x, first[v]));
-                }
-            }
-            let share = S::splat(1.0 / rows as f32);
-            for v in 0..V {
-                pivot[v] = S::fma(sums[v], share, first[v]);
-                S::store(pivots.as_mut_ptr().add(v * S::LANES), pivot[v]);
-            }
-        } else {
-            for (pivot, mean) in pivots.iter_mut().zip(mean.iter()) {
-                *pivot = *mean as f32;
-            }
-            for (v, pivot) in pivot.iter_mut().enumerate() {
-                *pivot = S::load(pivots.as_ptr().add(v * S::LANES));
-            }
-        }
-        let (mut sums, mut squares) = ([S::splat(0.0); V], [S::splat(0.0); V]);
-        for row in 0..rows {
-            for v in 0..V {
-                let x = load_first::<S>(src.add(row * pitch + v * S::LANES), width(v));
-                let d = S::sub(x, pivot[v]);
-                sums[v] = S::add(sums[v], d);
-                squares[v] = S::fma(d, d, squares[v]);
-            }
-        }
-        for v in 0..V {
-            S::store(s1.as_mut_ptr().add(v * S::LANES), sums[v]);
-            S::store(s2.as_mut_ptr().add(v * S::LANES), squares[v]);
-        }
-    }
-    merge(mean, m2, before, rows, &pivots, &s1, &s2);
 }
 
 /// # Safety
@@ -133,24 +57,12 @@ unsafe fn moments_body<S: Simd>(
     unsafe {
         let scratch = std::slice::from_raw_parts_mut(scratch, 2 * wide);
         scratch.fill(0.0);
-        let (mean, m2) = scratch.split_at_mut(wide);
+        let to = Statistics { mean: scratch.as_mut_ptr(), m2: scratch.as_mut_ptr().add(wide) };
         for top in (0..lines).step_by(BLOCK) {
             let count = BLOCK.min(lines - top);
-            let src = src.add(top * group * stride);
-            let mut i = 0;
-            while i + 4 * S::LANES <= wide {
-                let columns = i..i + 4 * S::LANES;
-                let (mean, m2) = (&mut mean[columns.clone()], &mut m2[columns]);
-                block::<S, 4>(src.add(i), count, group * stride, S::LANES, top, mean, m2);
-                i += 4 * S::LANES;
-            }
-            while i < wide {
-                let lanes = S::LANES.min(wide - i);
-                let (mean, m2) = (&mut mean[i..i + lanes], &mut m2[i..i + lanes]);
-                block::<S, 1>(src.add(i), count, group * stride, lanes, top, mean, m2);
-                i += lanes;
-            }
+            add_rows_body::<S>(src.add(top * group * stride), count, group * stride, wide, top, to);
         }
+        let (mean, m2) = scratch.split_at_mut(wide);
         let rest = src.add(lines * group * stride);
         let before = lines as f64;
         for j in 0..tail {
@@ -223,24 +135,27 @@ impl Kernel for Moments {
     }
 }
 
-/// Merges the parts in order. Operands: `partials` (of [`Moments`]), `mean`, `rstd` = 1/√(variance + eps) with the
-/// biased variance (a float per statistic each), and with a momentum `running_mean`, `running_var` (read), and their
-/// successors (written, a float per statistic each), to which the unbiased variance is added with that weight.
+/// Merges the parts in order. Operands: `partials` (of [`Moments`], or of a convolution that takes those of its results),
+/// `mean`, `rstd` = 1/√(variance + eps) with the biased variance (a float per statistic each), and with a momentum
+/// `running_mean`, `running_var` (read), and their successors (written, a float per statistic each), to which the
+/// unbiased variance is added with that weight.
 ///
 /// Of no numbers: mean and variance are zero and the running values stay.
 #[derive(Debug, Clone)]
 pub struct MomentsFinish {
-    cut: Cut,
+    shape: Segments,
+    parts: Vec<usize>,
     eps: f32,
     momentum: Option<f32>,
     chunks: Chunks,
 }
 
 impl MomentsFinish {
-    /// The end of [`Moments`] over `shape`; a momentum also makes new running values.
-    pub fn new(shape: Segments, eps: f32, momentum: Option<f32>) -> Self {
-        let cut = Cut::new(shape);
-        Self { cut, eps, momentum, chunks: Chunks::new(shape.statistics(), 8 * cut.parts) }
+    /// The end of the statistics of `shape`, whose `parts` have so many rows; a momentum also makes new running values.
+    pub fn new(shape: Segments, parts: Vec<usize>, eps: f32, momentum: Option<f32>) -> Self {
+        debug_assert_eq!(parts.iter().sum::<usize>(), shape.rows);
+        let chunks = Chunks::new(shape.statistics(), 8 * parts.len());
+        Self { shape, parts, eps, momentum, chunks }
     }
 }
 
@@ -254,17 +169,14 @@ impl Kernel for MomentsFinish {
     }
 
     fn flops(&self) -> u64 {
-        (10 * self.cut.parts * self.chunks.tasks()) as u64
+        (10 * self.parts.len() * self.chunks.tasks()) as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let (bins, parts) = (self.cut.shape.bins, self.cut.parts);
+        let (bins, parts) = (self.shape.bins, self.parts.len());
         let partials = args.src::<f64>(0);
-        let total = self.cut.shape.count() as f64;
-        let share = |part: usize| {
-            let (first, last) = self.cut.rows(part);
-            ((last - first) * self.cut.shape.per_bin()) as f64
-        };
+        let total = self.shape.count() as f64;
+        let share = |part: usize| (self.parts[part] * self.shape.per_bin()) as f64;
         for (segment, first, count) in runs(self.chunks.range(task), bins) {
             let at = |part: usize| (segment * parts + part) * 2 * bins + first;
             let (mut means, mut spreads) = ([0.0; RUN], [0.0; RUN]);

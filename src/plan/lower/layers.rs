@@ -62,9 +62,14 @@ impl Lowering<'_> {
         }
         operands.push(self.buffer(node.outputs[0]));
         let kernel = conv::Forward::copying_once(isa, geometry, epilogue);
+        let moments = self.takes_moments(node.outputs[0], || kernel.moments_refusal());
+        let kernel = if moments { kernel.with_moments() } else { kernel };
         let in_place = added_in_place(epilogue, kernel.adds_in_place(), &operands);
         if kernel.copy_len() > 0 {
             operands.push(self.temp(kernel.copy_len() * FLOAT));
+        }
+        if moments {
+            operands.push(self.partials(node.outputs[0], kernel.parts()));
         }
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
     }

@@ -73,6 +73,8 @@ struct Lowering<'a> {
     readers: Vec<usize>,
     /// Values that are made where an update or a pooling takes them, and the nodes that would make them.
     deferred: Vec<(ValueId, &'a Node)>,
+    /// The statistics of convolutions' results that normalizations in training read.
+    statistics: Vec<(ValueId, norm::Taken)>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     /// The value whose memory each value is: itself, or what it was reshaped from.
@@ -117,6 +119,7 @@ impl<'a> Lowering<'a> {
             read,
             readers,
             deferred: Vec::new(),
+            statistics: Vec::new(),
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             origin: (0..graph.value_count()).map(ValueId).collect(),

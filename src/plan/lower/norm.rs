@@ -2,7 +2,7 @@
 
 use super::{FLOAT, Lowering};
 use crate::graph::op::{DropoutUnit, Gate, UnaryKind};
-use crate::graph::{Node, ValueId};
+use crate::graph::{Node, Op, ValueId};
 use crate::kernels::norm::{
     self, Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply,
     LongRowSlopes, LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
@@ -25,6 +25,15 @@ enum Groups {
     Pixels(Segments),
     /// No pixels: a row per image and group.
     Rows { rows: usize, len: usize, long: bool },
+}
+
+/// Statistics of a convolution's result.
+#[derive(Clone)]
+pub(super) enum Taken {
+    /// Taken by the convolution: the buffer that holds them, and the pixels of every part.
+    Partials { partials: usize, parts: Vec<usize> },
+    /// Left to the normalization, and why.
+    Refused(String),
 }
 
 impl Lowering<'_> {
@@ -58,15 +67,63 @@ impl Lowering<'_> {
         let kernel = Moments::new(self.options.isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
         let first = vec![self.buffer(x), partials];
+        let operands = self.finish_operands(node, partials, running);
+        let finish = MomentsFinish::new(shape, kernel.parts(), eps, running);
+        let small = kernel.partials() <= SERIAL;
+        self.push_followed(node, (kernel, first, Vec::new()), (finish, operands, small), text);
+    }
+
+    /// The operands of [`MomentsFinish`].
+    fn finish_operands(&mut self, node: &Node, partials: usize, running: Option<f32>) -> Vec<usize> {
         let mut operands = vec![partials];
         operands.extend(self.buffers(&node.outputs[1..3]));
         if running.is_some() {
             operands.extend(self.buffers(&node.inputs[3..5]));
             operands.extend(self.buffers(&node.outputs[3..5]));
         }
-        let finish = MomentsFinish::new(shape, eps, running);
-        let small = kernel.partials() <= SERIAL;
-        self.push_followed(node, (kernel, first, Vec::new()), (finish, operands, small), text);
+        operands
+    }
+
+    /// Whether a convolution takes the statistics of its result on the way: a normalization in training wants them, and
+    /// nothing speaks against it, which is kept for that normalization otherwise.
+    pub(super) fn takes_moments(&mut self, result: ValueId, refusal: impl FnOnce() -> Option<String>) -> bool {
+        let wants = |node: &Node| {
+            let normalizes = matches!(node.op, Op::BatchNormTrain { .. }) && node.inputs[0] == result;
+            normalizes && node.outputs.iter().any(|&id| self.reads(id))
+        };
+        if !self.graph.nodes().iter().any(wants) {
+            return false;
+        }
+        let refusal = refusal();
+        let takes = refusal.is_none();
+        self.statistics.extend(refusal.map(|reason| (result, Taken::Refused(reason))));
+        takes
+    }
+
+    /// Memory for the statistics that a convolution takes of its result, by parts of so many pixels.
+    pub(super) fn partials(&mut self, result: ValueId, parts: Vec<usize>) -> usize {
+        let partials = self.temp(2 * parts.len() * self.channels(result) * DOUBLE);
+        self.statistics.push((result, Taken::Partials { partials, parts }));
+        partials
+    }
+
+    /// [`moments`](Self::moments) of what the convolution before has taken of its results, if it has.
+    fn batch_moments(&mut self, node: &Node, eps: f32, running: Option<f32>) {
+        let (x, shape) = (node.inputs[0], self.per_channel(node.inputs[0]));
+        let taken = self.statistics.iter().find(|(value, _)| *value == x).map(|(_, taken)| taken.clone());
+        let convolved = |node: &Node| matches!(node.op, Op::Conv2d { .. }) && node.outputs == [x];
+        let reason = match taken {
+            Some(Taken::Partials { partials, parts }) => {
+                let operands = self.finish_operands(node, partials, running);
+                let text = shape_text(self.shape(x));
+                return self.push(node, MomentsFinish::new(shape, parts, eps, running), operands, text);
+            }
+            Some(Taken::Refused(reason)) => Some(reason),
+            None if self.graph.nodes().iter().any(convolved) => Some("the kernel takes none".to_owned()),
+            None => None,
+        };
+        self.refused.extend(reason.map(|reason| ("conv_moments".to_owned(), reason)));
+        self.moments(node, shape, eps, running);
     }
 
     /// The gradients that somebody reads, from sums over the pixels.
@@ -119,7 +176,7 @@ impl Lowering<'_> {
     pub(super) fn batch_norm_train(&mut self, node: &Node, [eps, momentum]: [f32; 2], activation: Option<UnaryKind>) {
         let shape = self.per_channel(node.inputs[0]);
         let running = node.outputs[3..].iter().any(|&id| self.reads(id));
-        self.moments(node, shape, eps, running.then_some(momentum));
+        self.batch_moments(node, eps, running.then_some(momentum));
         if self.reads(node.outputs[0]) {
             let mut operands = self.buffers(&node.inputs[..3]);
             operands.extend(self.buffers(&[node.outputs[1], node.outputs[2], node.outputs[0]]));

@@ -14,6 +14,8 @@ impl Lowering<'_> {
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
         let kernel = if pooled.is_some() { kernel.pooled() } else { kernel };
         let result = pooled.unwrap_or(node.outputs[0]);
+        let moments = self.takes_moments(node.outputs[0], || kernel.moments_refusal());
+        let kernel = if moments { kernel.with_moments() } else { kernel };
         self.winograd(
             node,
             (kernel, epilogue, behind),
@@ -61,6 +63,9 @@ impl Lowering<'_> {
         let in_place = added_in_place(epilogue, true, &operands);
         if kernel.positions_len() > 0 {
             operands.push(self.temp(kernel.positions_len() * FLOAT));
+        }
+        if kernel.takes_moments() {
+            operands.push(self.partials(result, kernel.parts()));
         }
         self.refused.push((other.to_owned(), "more products".to_owned()));
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);

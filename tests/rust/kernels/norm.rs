@@ -82,8 +82,8 @@ fn by_pixels(isa: Isa, shape: Segments, seed: u64, offset: f32) {
     let empty = || Operand::poison::<f32>(statistics);
     let old = [values(seed + 4, statistics), values(seed + 5, statistics)];
     let operands = [partials, empty(), empty(), Operand::of(&old[0]), Operand::of(&old[1]), empty(), empty()];
-    let finish = run(&MomentsFinish::new(shape, EPS, Some(0.25)), &operands);
-    let plain = run(&MomentsFinish::new(shape, EPS, None), &operands[..3]);
+    let finish = run(&MomentsFinish::new(shape, moments.parts(), EPS, Some(0.25)), &operands);
+    let plain = run(&MomentsFinish::new(shape, moments.parts(), EPS, None), &operands[..3]);
     assert!(plain[1] == finish[1] && plain[2] == finish[2]);
     let (mean, rstd) = (&finish[1], &finish[2]);
     let count = (shape.rows * shape.channels / shape.bins) as f64;
@@ -291,7 +291,7 @@ fn a_large_mean_costs_no_digits_of_the_variance() {
                 let moments = Moments::new(isa, shape);
                 let partials = run(&moments, &[Operand::of(&x), Operand::poison::<f64>(moments.partials())])[1].clone();
                 let operands = [partials, Operand::poison::<f32>(channels), Operand::poison::<f32>(channels)];
-                let got = run(&MomentsFinish::new(shape, 0.0, None), &operands);
+                let got = run(&MomentsFinish::new(shape, moments.parts(), 0.0, None), &operands);
                 for c in 0..channels {
                     let mean = f64::from(got[1].get::<f32>()[c]);
                     let variance = f64::from(got[2].get::<f32>()[c]).powi(-2);
@@ -313,7 +313,7 @@ fn equal_numbers_have_no_spread() {
             let partials = Operand::poison::<f64>(moments.partials());
             let partials = run(&moments, &[Operand::of(&vec![0.1f32; 900 * channels]), partials])[1].clone();
             let operands = [partials, Operand::poison::<f32>(channels), Operand::poison::<f32>(channels)];
-            let got = run(&MomentsFinish::new(shape, 1.0, None), &operands);
+            let got = run(&MomentsFinish::new(shape, moments.parts(), 1.0, None), &operands);
             assert_eq!(got[1].get::<f32>(), vec![0.1f32; channels]);
             assert_eq!(got[2].get::<f32>(), vec![1.0f32; channels]);
         }

@@ -6,6 +6,7 @@ use super::stages::{Behind, Run};
 use super::{Geometry, Task, Tile};
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::micro::tile_rows;
+use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -34,8 +35,9 @@ enum Cut {
 }
 
 /// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, those of the epilogue
-/// ([`Epilogue::operands`]), result, positions (if [`positions_len`](Self::positions_len) is not 0). The weights are
-/// packed unless [`takes_raw`](Self::takes_raw); what is added may be the memory of the result.
+/// ([`Epilogue::operands`]), result, positions (if [`positions_len`](Self::positions_len) is not 0), partial statistics of
+/// the result ([`with_moments`](Self::with_moments)). The weights are packed unless [`takes_raw`](Self::takes_raw); what
+/// is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
     pub(super) isa: Isa,
@@ -45,6 +47,7 @@ pub struct Product {
     cut: Cut,
     flops: u64,
     pub(super) pool: bool,
+    moments: bool,
 }
 
 impl Product {
@@ -67,7 +70,7 @@ impl Product {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
             Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
         };
-        Self { isa, task, epilogue, panels, cut, flops, pool: false }
+        Self { isa, task, epilogue, panels, cut, flops, pool: false, moments: false }
     }
 
     /// Whether [`pooled`](Self::pooled) is possible: of large tiles that hold whole windows, with nothing added, and no
@@ -83,6 +86,34 @@ impl Product {
     pub fn pooled(self) -> Self {
         debug_assert!(self.task.out == 4 && !self.epilogue.add && self.epilogue.later().is_none());
         Self { pool: true, ..self }
+    }
+
+    /// Why [`with_moments`](Self::with_moments) is impossible or does not pay, if it is so: a rule in shape and level
+    /// only.
+    pub fn moments_refusal(&self) -> Option<String> {
+        let Epilogue { norm, add, .. } = self.epilogue;
+        let more = norm || add || self.epilogue.later().is_some();
+        if more { Some("more than a bias and relu behind".to_owned()) } else { moments::refusal(&self.parts()) }
+    }
+
+    /// The same that also takes the partial statistics of its results, which the last operand holds as that of
+    /// [`Moments`](crate::kernels::norm::Moments): per part a mean per channel, then the squared deviations.
+    #[must_use]
+    pub fn with_moments(self) -> Self {
+        debug_assert!(!self.pool && self.moments_refusal().is_none());
+        Self { moments: true, ..self }
+    }
+
+    /// Whether it takes them.
+    pub fn takes_moments(&self) -> bool {
+        self.moments
+    }
+
+    /// Pixels of every part of the statistics: the tiles of a task.
+    pub fn parts(&self) -> Vec<usize> {
+        let parts = if let Cut::Blocks { blocks } = self.cut { blocks } else { 1 };
+        let pixels = |tile| self.place(self.task.tile(tile)).1.iter().product::<usize>();
+        (0..parts).map(|part| share(part, parts, self.task.tiles()).map(pixels).sum()).collect()
     }
 
     /// Results along each axis for one that is written.
@@ -157,9 +188,13 @@ impl Kernel for Product {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
         let epilogue = self.epilogue.name();
-        let pool = if self.pool { "_max_pool" } else { "" };
+        let behind = match (self.pool, self.moments) {
+            (true, _) => "_max_pool",
+            (_, true) => "_moments",
+            _ => "",
+        };
         format!(
-            "{what}{epilogue}{pool}_{}{cut}_{}x{}_{}",
+            "{what}{epilogue}{behind}_{}{cut}_{}x{}_{}",
             self.task.scheme(),
             tile_rows(self.isa, 2),
             self.panels.nr,
@@ -225,6 +260,10 @@ impl Kernel for Product {
                 }
                 Cut::Panels { .. } => None,
             },
+            part: self.moments.then(|| {
+                let number = if let Cut::Blocks { .. } = self.cut { task } else { 0 };
+                Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)
+            }),
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.

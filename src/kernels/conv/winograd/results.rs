@@ -2,6 +2,8 @@
 
 use super::transform::{IN, Result, SMALL, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, PerChannel, mode};
+use crate::kernels::conv::moments::Tiles;
+use crate::kernels::norm::Sums;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
 /// What the results of a block and a panel have in common.
@@ -48,14 +50,23 @@ unsafe fn finished<S: Simd, const MODE: u8>(
 /// `POOL`, are writable for the channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: usize, const POOL: bool>(
+unsafe fn results_body<
+    S: Simd,
+    const MODE: u8,
+    const SIDE: usize,
+    const OUT: usize,
+    const POOL: bool,
+    const MOMENTS: bool,
+>(
     sums: *const f32,
     dst: *mut f32,
     size: [usize; 2],
     write: &Write,
+    moments: Option<(&mut Sums, bool)>,
 ) where
     Result: Transform<SIDE, OUT>,
 {
+    let mut moments = moments;
     // SAFETY: the caller's word.
     unsafe {
         for c in (0..write.channels).step_by(S::LANES) {
@@ -68,7 +79,7 @@ unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: us
                     values[y][x] = S::load(sums.wrapping_add((y * SIDE + x) * write.plane + c));
                 }
             }
-            let values = square::<S, Result, SIDE, OUT>(values);
+            let mut values = square::<S, Result, SIDE, OUT>(values);
             let step = if POOL { 2 } else { 1 };
             for y in (0..OUT).step_by(step) {
                 for x in (0..OUT).step_by(step) {
@@ -87,27 +98,113 @@ unsafe fn results_body<S: Simd, const MODE: u8, const SIDE: usize, const OUT: us
                         }
                         result = S::select(undefined, S::splat(f32::NAN), result);
                     }
-                    if lanes == S::LANES { S::store(at, result) } else { S::store_partial(at, result, lanes) }
+                    if lanes == S::LANES {
+                        S::store(at, result);
+                    } else {
+                        S::store_partial(at, result, lanes);
+                    }
+                    if MOMENTS {
+                        values[y][x] = result;
+                    }
                 }
+            }
+            if MOMENTS && let Some((sums, first)) = &mut moments {
+                add_to_sums::<S, OUT>(&values, size, sums, c, *first);
             }
         }
     }
 }
 
-/// Transforms the sums of a tile into results.
+/// Adds the results of a tile to the sums of the vector of channels from `c` on; the `first` tile makes their pivot, its
+/// own mean, by differences, so that equal numbers have a spread of exactly zero.
 ///
 /// # Safety
-/// As for [`results_body`]; the CPU has `isa`.
-pub unsafe fn results_of(isa: Isa, sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) {
+/// The CPU has the level's features.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
+unsafe fn add_to_sums<S: Simd, const OUT: usize>(
+    values: &[[S::V; OUT]; OUT],
+    size: [usize; 2],
+    to: &mut Sums,
+    c: usize,
+    first: bool,
+) {
+    debug_assert!(c + S::LANES <= to.pivot.len());
+    // SAFETY: a vector of channels lies within the sums.
+    unsafe {
+        let zero = S::splat(0.0);
+        let [pivot_at, sums_at, squares_at] =
+            [to.pivot.as_mut_ptr().add(c), to.s1.as_mut_ptr().add(c), to.s2.as_mut_ptr().add(c)];
+        let pivot = if first {
+            let mut sum = zero;
+            for y in 0..OUT.min(size[0]) {
+                for x in 0..OUT.min(size[1]) {
+                    sum = S::add(sum, S::sub(values[y][x], values[0][0]));
+                }
+            }
+            let pivot = S::fma(sum, S::splat(1.0 / (size[0] * size[1]) as f32), values[0][0]);
+            S::store(pivot_at, pivot);
+            pivot
+        } else {
+            S::load(pivot_at)
+        };
+        // Sums of their own for every other column: additions need not wait for each other.
+        let (mut sums, mut squares) = ([S::load(sums_at), zero], [S::load(squares_at), zero]);
+        for y in 0..OUT {
+            for x in 0..OUT {
+                if y < size[0] && x < size[1] {
+                    let d = S::sub(values[y][x], pivot);
+                    sums[x % 2] = S::add(sums[x % 2], d);
+                    squares[x % 2] = S::fma(d, d, squares[x % 2]);
+                }
+            }
+        }
+        S::store(sums_at, S::add(sums[0], sums[1]));
+        S::store(squares_at, S::add(squares[0], squares[1]));
+    }
+}
+
+/// Transforms the sums of a tile into results, and adds these to `moments`.
+///
+/// # Safety
+/// As for [`results_body`]; the CPU has `isa`; the statistics belong to this task, and nothing but bias and relu is behind
+/// the sums of results that have some.
+pub unsafe fn results_of(
+    isa: Isa,
+    sums: *const f32,
+    dst: *mut f32,
+    size: [usize; 2],
+    write: &Write,
+    moments: Option<&mut Tiles>,
+) {
     macro_rules! run {
-        ($mode:ident, $side:ident, $out:literal, $pool:literal) => {{
+        ($mode:ident, $side:ident, $out:literal, $pool:literal) => {
+            run!($mode, $side, $out, $pool, false, None)
+        };
+        ($mode:ident, $side:ident, $out:literal, $pool:literal, $moments:literal, $to:expr) => {{
             multiversion! {
-                fn run(sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write) =
-                    results_body, [{ mode::$mode }, $side, $out, $pool];
+                fn run(
+                    sums: *const f32, dst: *mut f32, size: [usize; 2], write: &Write, to: Option<(&mut Sums, bool)>,
+                ) = results_body, [{ mode::$mode }, $side, $out, $pool, $moments];
             }
             // SAFETY: the caller's word.
-            unsafe { run(isa, sums, dst, size, write) }
+            unsafe { run(isa, sums, dst, size, write, $to) }
         }};
+    }
+    if let Some(tiles) = moments {
+        let pixels = size[0] * size[1];
+        debug_assert!(write.finish.mode() == mode::PLAIN && !write.pool);
+        // SAFETY: the caller's word.
+        unsafe { tiles.open(pixels) };
+        let first = tiles.is_first();
+        let to = Some((&mut tiles.sums, first));
+        match (write.side, write.out) {
+            (SMALL, _) => run!(PLAIN, SMALL, 2, false, true, to),
+            (_, 4) => run!(PLAIN, IN, 4, false, true, to),
+            _ => run!(PLAIN, IN, 2, false, true, to),
+        }
+        tiles.count(pixels);
+        return;
     }
     macro_rules! by_mode {
         ($side:ident, $out:literal) => {

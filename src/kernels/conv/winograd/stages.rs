@@ -11,6 +11,7 @@ use super::tile::{Rows, sum_over_channels};
 use crate::kernels::ahead::{LINE, ask};
 use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
+use crate::kernels::conv::moments::Part;
 use crate::kernels::elementwise;
 
 /// What the products of a task have in common: tiles, memory and operands.
@@ -25,6 +26,8 @@ pub(super) struct Run {
     pub(super) src: *const f32,
     /// What is asked for of the source, if anything is.
     pub(super) behind: Option<Behind>,
+    /// Where the statistics of the results go.
+    pub(super) part: Option<Part>,
 }
 
 /// Things dealt out over steps, nearly evenly.
@@ -172,16 +175,21 @@ impl Product {
             out: of.out,
             pool: self.pool,
         };
+        let mut moments = run.part.map(|part| part.tiles(first..first + write.channels));
         let mut tile = run.first;
         for row in 0..run.count {
             let (at, size) = self.place(tile);
             let at = run.dst.wrapping_add(at + first);
             // SAFETY: the caller's word.
             unsafe {
-                results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write);
+                results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write, moments.as_mut());
                 self.activate(at, size, &write);
             }
             tile = of.behind(tile);
+        }
+        if let Some(moments) = &mut moments {
+            // SAFETY: the caller's word.
+            unsafe { moments.close() };
         }
     }
 
