@@ -3,39 +3,16 @@
 use std::ops::Range;
 
 use super::calls::{Next, PanelCall};
+use super::cut::{Copies, Cut, RESIDENT, copied, interleaved};
 use super::epilogue::Finish;
-use super::gather::{Frame, Lattice, Walk};
+use super::gather::{Lattice, Walk};
 use super::micro::{ROW_PANELS, tile_rows};
 use super::moments;
 use super::pack::Problem;
 use super::tables::{Opened, Reading, Tables};
 use crate::function::UnaryKind;
-use crate::kernels::{elementwise, share, tasks_for};
-use crate::tensor::{ALIGN, Dst, Src};
-
-/// Multiply-adds above which a task is cut further all the same: some milliseconds, after which the caller can look for
-/// an interrupt.
-const LONG_WORK: usize = 1 << 28;
-/// Weights up to so many bytes stay in the cache while tiles pass; larger ones pass while tiles stay.
-const RESIDENT: usize = 512 << 10;
-/// Bytes of weights that such a task reads for all its pixels.
-const PANELS: usize = 128 << 10;
-/// Units of work up to which large weights are shared out over the tasks.
-const FEW_UNITS: usize = 8;
-
-/// How one class is cut.
-#[derive(Debug)]
-struct Cut {
-    tasks: usize,
-    row_tasks: usize,
-    panel_tasks: usize,
-    reading: Reading,
-    frame: Frame,
-    /// Whether the weights of a task stay in cache.
-    resident: bool,
-    /// Whether neighbouring tasks share panels rather than rows.
-    panels_first: bool,
-}
+use crate::kernels::{elementwise, share};
+use crate::tensor::{Dst, Src};
 
 /// Lanes of the widest vector: folded channels fit one.
 const MAX_LANES: usize = 16;
@@ -98,43 +75,12 @@ pub struct Indirect {
     copies: Option<Copies>,
 }
 
-/// Copies of all units, and floats of each.
-#[derive(Debug, Clone, Copy)]
-pub struct Copies {
-    pub units: usize,
-    pub len: usize,
-}
-
 impl Indirect {
     /// `copy_once` says that there is an operand for copies of units.
     pub fn new(problem: Problem, dst_size: [usize; 2], dst_channels: usize, copy_once: bool) -> Self {
         let mr = tile_rows(problem.isa, problem.vectors);
-        let cuts: Vec<Cut> = (0..problem.classes.len())
-            .map(|class| {
-                let lattice = &problem.classes[class].lattice;
-                let rows = if problem.channels == 0 { 0 } else { lattice.rows() };
-                let work = rows.saturating_mul(problem.channels).saturating_mul(lattice.depth().max(1));
-                let wanted = tasks_for(work).max(work / LONG_WORK);
-                let reading = Reading::new(lattice, mr, wanted);
-                let units = if rows == 0 { 0 } else { reading.units(lattice) };
-                let weights = problem.group_len(class) * size_of::<f32>();
-                // Fewer pixels than channels and large weights: every thread reads its own weights once.
-                let few = rows <= problem.channels && (copy_once || !reading.copies());
-                let panels_first = weights > RESIDENT && (units <= FEW_UNITS || few);
-                let (row_tasks, panel_tasks) = if panels_first {
-                    let panel_tasks = wanted.min(problem.panels()).min(weights.div_ceil(PANELS));
-                    (if units <= FEW_UNITS { 1 } else { wanted.div_ceil(panel_tasks).min(units) }, panel_tasks)
-                } else {
-                    let row_tasks = wanted.min(units);
-                    (row_tasks, wanted.div_ceil(row_tasks.max(1)).min(problem.panels()))
-                };
-                let reading = if panels_first { Reading::new(lattice, mr, row_tasks) } else { reading };
-                let resident = weights / panel_tasks.max(1) <= RESIDENT;
-                let frame = reading.frame(lattice);
-                let tasks = row_tasks * panel_tasks * problem.geometry.groups;
-                Cut { tasks, row_tasks, panel_tasks, reading, frame, resident, panels_first }
-            })
-            .collect();
+        let classes = 0..problem.classes.len();
+        let cuts: Vec<Cut> = classes.map(|class| Cut::new(&problem, class, mr, copy_once)).collect();
         let order = interleaved(&cuts);
         let copies = if copy_once { copied(&problem, &cuts) } else { None };
         Self { problem, cuts, order, mr, dst_size, dst_channels, copies }
@@ -144,9 +90,7 @@ impl Indirect {
     pub fn by_lines(problem: Problem, dst_size: [usize; 2], dst_channels: usize, lines: usize) -> Self {
         let lattice = &problem.classes[0].lattice;
         let mr = tile_rows(problem.isa, problem.vectors);
-        let reading = Reading::new(lattice, mr, (lattice.images * lattice.h.count).div_ceil(lines));
-        let frame = reading.frame(lattice);
-        let one = Cut { tasks: 1, row_tasks: 1, panel_tasks: 1, reading, frame, resident: true, panels_first: false };
+        let one = Cut::whole(lattice, Reading::new(lattice, mr, (lattice.images * lattice.h.count).div_ceil(lines)));
         Self { problem, cuts: vec![one], order: Vec::new(), mr, dst_size, dst_channels, copies: None }
     }
 
@@ -377,24 +321,6 @@ impl Indirect {
         let fold = if self.problem.fold > 1 { format!("_fold{}", self.problem.fold) } else { String::new() };
         format!("{what}{fold}_{}x{}_{}", self.mr, self.problem.nr(), self.problem.isa.name())
     }
-}
-
-/// What a convolution with one lattice copies of its source: once, if many panels would copy it again.
-fn copied(problem: &Problem, cuts: &[Cut]) -> Option<Copies> {
-    let ([cut], [class], 1) = (cuts, &problem.classes[..], problem.geometry.groups) else { return None };
-    let len = cut.reading.head_len(&class.lattice).next_multiple_of(ALIGN / size_of::<f32>());
-    let copied = cut.panels_first && cut.panel_tasks > 1 && cut.reading.copies();
-    copied.then(|| Copies { units: cut.reading.units(&class.lattice), len })
-}
-
-/// The order of tasks in which any stretch of them has its share of each class: threads take stretches, and classes
-/// differ in taps.
-fn interleaved(cuts: &[Cut]) -> Vec<(usize, usize)> {
-    let mut order: Vec<(usize, usize)> =
-        cuts.iter().enumerate().flat_map(|(class, cut)| (0..cut.tasks).map(move |task| (class, task))).collect();
-    // The middle of a task as a part of its class, in units that are whole numbers for every class.
-    order.sort_by_key(|&(class, task)| ((2 * task + 1) << 32) / cuts[class].tasks);
-    order
 }
 
 /// The `count` numbers of one pixel, if there are any, once per folded pixel.

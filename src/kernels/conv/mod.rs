@@ -17,6 +17,7 @@
 
 mod backward_weights;
 mod calls;
+mod cut;
 pub mod depthwise;
 mod direct;
 mod epilogue;
