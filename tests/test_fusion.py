@@ -14,7 +14,6 @@ import pytest
 import cnnrs
 from cases import real
 from cnnrs import Trainer, _core, models, nn, optim
-from cnnrs import functional as F
 from cnnrs.graph import Trace
 from tolerance import assert_same_bits
 
@@ -255,52 +254,3 @@ def test_gradients_beside_fused_normalization(how: str, run_python: Callable[...
     assert fused == apart
     assert (left, all_of_them) == ((0, 6) if how == "frozen" else (6, 6))
     assert gradients > 8
-
-
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("activation", [None, nn.ReLU, nn.Tanh])
-@pytest.mark.usefixtures("isa")
-def test_pooling_in_the_convolution_before_it(norm: bool, activation: type[nn.Module] | None) -> None:
-    """Maxima over 2x2 results are taken on the way out, to the same bits, unless somebody reads what is pooled."""
-    parts: list[nn.Module] = [nn.Conv2d(33, 40, 3, padding=1)]
-    parts += [nn.BatchNorm2d(40)] if norm else []
-    parts += [activation()] if activation else []
-    model = nn.Sequential(*parts, nn.MaxPool2d(2))
-    for shape in ((2, 18, 22, 33), (1, 64, 62, 33), (2, 17, 22, 33), (1, 8, 8, 33)):
-        x = real(*shape)
-        pooled = model(x)
-        fused = "_max_pool_f4" in model.explain(shape)
-        assert fused == (shape[1] % 2 == 0 and shape[1] > 8 and activation is not nn.Tanh)
-        with model.capture(str(len(parts) - 1)) as captured:
-            assert_same_bits(model(x), pooled)
-        assert_same_bits(F.max_pool2d(captured[str(len(parts) - 1)], 2), pooled)
-    x = real(2, 18, 22, 33)
-    x[1, 5, 6, 7] = np.nan
-    with model.capture(str(len(parts) - 1)):
-        apart = model(x)
-    assert_same_bits(model(x), apart)
-
-
-def test_pooling_stays_apart() -> None:
-    """Other windows, convolutions that are not transformed, and values with another reader."""
-
-    def kernels(model: nn.Module) -> str:
-        return str(model.explain((1, 32, 32, 32)))
-
-    conv = lambda **how: nn.Conv2d(32, 32, 3, padding=1, **how)  # noqa: E731
-    assert "_max_pool_" in kernels(nn.Sequential(conv(), nn.MaxPool2d(2)))
-    for pool in (nn.MaxPool2d(3, stride=2), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.AvgPool2d(2)):
-        assert "_max_pool_" not in kernels(nn.Sequential(conv(), pool))
-    assert "_max_pool_" not in kernels(nn.Sequential(conv(algorithm="direct"), nn.MaxPool2d(2)))
-    assert "_max_pool_" not in kernels(nn.Sequential(conv(stride=2), nn.MaxPool2d(2)))
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = conv()
-
-        def forward(self, x: Any) -> Any:
-            y = self.conv(x)
-            return F.max_pool2d(y, 2), y
-
-    assert "_max_pool_" not in kernels(Twice())

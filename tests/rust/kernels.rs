@@ -29,6 +29,8 @@ mod norm;
 mod norm_gate;
 #[path = "kernels/pool.rs"]
 mod pool;
+#[path = "kernels/pooled.rs"]
+mod pooled;
 #[path = "kernels/reduce.rs"]
 mod reduce;
 #[path = "kernels/softmax.rs"]

@@ -1,4 +1,4 @@
-//! Calls of tiles: panels of weights by rows of pixels.
+//! Calls of tiles: panels of weights by rows of pixels, and the operands of a task.
 
 use std::ops::Range;
 
@@ -6,7 +6,39 @@ use super::epilogue::Finish;
 use super::micro::{Ahead, MAX_ROWS, Tile, tile};
 use super::pack::Problem;
 use super::tables::Tables;
+use crate::function::UnaryKind;
 use crate::simd::Isa;
+use crate::tensor::{Dst, Src};
+
+/// What a task works on.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    pub src: Src<'a, f32>,
+    /// What is copied beforehand.
+    pub copy: Option<Src<'a, f32>>,
+    pub packed: Src<'a, f32>,
+    pub finish: Finish,
+    /// What is left of the activation for finished rows.
+    pub activation: Option<UnaryKind>,
+    pub results: Results<'a>,
+    /// Where the statistics of the results go, if they are wanted.
+    pub partials: Option<Dst<'a, f64>>,
+}
+
+/// A view of the results but for those `before` it.
+#[derive(Clone, Copy)]
+pub struct Results<'a> {
+    pub view: Dst<'a, f32>,
+    pub before: usize,
+}
+
+impl Results<'_> {
+    /// The address of result `index`, of which `count` will be written.
+    #[inline(always)]
+    pub fn at(&self, index: usize, count: usize) -> *mut f32 {
+        self.view.at(index - self.before, count)
+    }
+}
 
 /// Memory that is read after a unit, which its calls ask for in equal pieces.
 pub struct Next {

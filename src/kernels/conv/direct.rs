@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::calls::{Operands, Results};
 use super::epilogue::Finish;
-use super::indirect::{Indirect, Operands, Results};
+use super::indirect::Indirect;
 use super::pack::Problem;
 use super::{Epilogue, Geometry, moments};
 use crate::kernels::Kernel;

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::calls::{Next, PanelCall};
+use super::calls::{Next, Operands, PanelCall, Results};
 use super::cut::{Copies, Cut, RESIDENT, copied, interleaved};
-use super::epilogue::Finish;
 use super::gather::{Lattice, Walk};
 use super::micro::{ROW_PANELS, tile_rows};
 use super::moments;
@@ -16,36 +15,6 @@ use crate::tensor::{Dst, Src};
 
 /// Lanes of the widest vector: folded channels fit one.
 const MAX_LANES: usize = 16;
-
-/// What a task works on.
-#[derive(Clone, Copy)]
-pub struct Operands<'a> {
-    pub src: Src<'a, f32>,
-    /// What is copied beforehand.
-    pub copy: Option<Src<'a, f32>>,
-    pub packed: Src<'a, f32>,
-    pub finish: Finish,
-    /// What is left of the activation for finished rows.
-    pub activation: Option<UnaryKind>,
-    pub results: Results<'a>,
-    /// Where the statistics of the results go, if they are wanted.
-    pub partials: Option<Dst<'a, f64>>,
-}
-
-/// A view of the results but for those `before` it.
-#[derive(Clone, Copy)]
-pub struct Results<'a> {
-    pub view: Dst<'a, f32>,
-    pub before: usize,
-}
-
-impl Results<'_> {
-    /// The address of result `index`, of which `count` will be written.
-    #[inline(always)]
-    fn at(&self, index: usize, count: usize) -> *mut f32 {
-        self.view.at(index - self.before, count)
-    }
-}
 
 /// What the units of one task have in common.
 struct Part<'a> {

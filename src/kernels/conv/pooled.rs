@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::indirect::{Indirect, Operands, Results};
+use super::calls::{Operands, Results};
+use super::indirect::Indirect;
 use super::pack::Problem;
 use super::{Epilogue, Geometry};
 use crate::kernels::pool::{MaxLines, PoolGeometry};
@@ -10,8 +11,9 @@ use crate::kernels::{Kernel, share, tasks_for};
 use crate::simd::Isa;
 use crate::tensor::{Args, Slot};
 
-/// Bytes of lines that a task holds: they share the second-level cache with the weights and a band of the source.
-const ROOM: usize = 256 << 10;
+/// Bytes of lines that a task holds, and most of them where windows need more: they share the second-level cache with the
+/// weights and a band of the source.
+const ROOM: [usize; 2] = [256 << 10, 512 << 10];
 /// Tasks that the pictures of a batch are cut into, where these are fewer.
 const PARTS: usize = 16;
 /// With fewer tasks than that, work that is worth them stays in separate steps, which cut it by channels, too.
@@ -49,10 +51,11 @@ impl Pooled {
         if epilogue.add || work == 0 || !Indirect::stays(&problem) {
             return None;
         }
-        let room = ROOM / (geometry.ow * geometry.oc * size_of::<f32>());
+        let line = geometry.ow * geometry.oc * size_of::<f32>();
+        let room = (ROOM[0] / line).max(2 * longest);
         // No stretch is shorter than a window, so that windows reach into one neighbour at most.
         let parts = PARTS.min(tasks_for(work)).div_ceil(geometry.n).min(lines / longest).max(1);
-        if room < 2 * longest || geometry.n * parts < FEW.min(tasks_for(work)) {
+        if room.saturating_mul(line) > ROOM[1] || geometry.n * parts < FEW.min(tasks_for(work)) {
             return None;
         }
         let room = room.min(lines.div_ceil(parts));
@@ -150,7 +153,15 @@ impl Kernel for Pooled {
         let held_lines = scratch.cast::<f32>();
         let (mut first, mut done, mut next) = (own.start, own.start, whole[0]);
         while done < own.end {
-            let end = own.end.min(first + self.room);
+            // As far as there is room, to where a window ends.
+            let most = first + self.room;
+            let windows = self.windows.partition_point(|window| window.end <= most);
+            let complete = self.windows[..windows].last().map_or(0, |window| window.end);
+            let end = match most {
+                _ if most >= own.end => own.end,
+                _ if complete > done => complete,
+                _ => most,
+            };
             let before = (image * geometry.oh + first) * line;
             // SAFETY: the lines from `first` on have room for those to `end`; what lies behind is the convolution's scratch.
             // Rows of results belong to the stretch in which their windows end, seams to the one before.

@@ -50,10 +50,8 @@ impl Lowering<'_> {
             self.refused.push(("conv_planes".to_owned(), planes));
         }
         self.refuse_spread(&geometry, "conv_spread", spread);
-        let pooled = pooling.and_then(|Pooling { geometry: pooling, result, .. }| {
-            Some((conv::Pooled::new(isa, geometry, pooling, epilogue)?, result))
-        });
-        if let Some((kernel, result)) = pooled {
+        if let Some(Pooling { geometry: pooling, result, .. }) = pooling {
+            let kernel = conv::Pooled::new(isa, geometry, pooling, epilogue).expect("deferred because there is one");
             operands.push(self.buffer(result));
             if kernel.seams_len() > 0 {
                 operands.push(self.temp(kernel.seams_len() * FLOAT));
