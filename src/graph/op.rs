@@ -141,7 +141,7 @@ pub enum Op {
     LinearBackwardData,
     /// x (…, N, I), grad_y (…, N, O) → grad_weight (…, I, O).
     LinearBackwardWeights,
-    /// x → y, index (flat position in the input plane).
+    /// x → y, index (flat position in the input plane; how it is kept is up to lowering).
     MaxPool2d { window: Window2d, ceil_mode: bool },
     /// grad_y, index → grad_x of the given height and width.
     MaxPool2dBackward { window: Window2d, ceil_mode: bool, input: [usize; 2] },

@@ -46,6 +46,11 @@ fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
 
+/// Greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// One operation with its geometry, ready to run.
 pub trait Kernel: Debug + Send + Sync {
     /// Algorithm, tile and ISA: `conv_direct_12x32_avx512`.

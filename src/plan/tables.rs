@@ -6,7 +6,7 @@ use crate::graph::{Graph, Node, Op};
 use crate::window::Window2d;
 
 /// Two spans and a reciprocal for each position of an axis.
-const POSITION: usize = 40;
+const POSITION: usize = 56;
 /// The lattice, cut and offsets of one class of result pixels, about.
 const CLASS: usize = 1 << 10;
 /// One block of a weight gradient, or one segment of a lattice.

@@ -79,6 +79,20 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(p, head(n), v) }
     }
     #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m256 {
+        // SAFETY: trait contract: eight readable bytes.
+        unsafe { _mm256_castsi256_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m256) {
+        // SAFETY: trait contract: eight writable bytes. Narrowed by saturation, which changes nothing below 256.
+        unsafe {
+            let v = _mm256_castps_si256(v);
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         // SAFETY: trait contract; a hint, which no address makes fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

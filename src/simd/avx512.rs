@@ -64,6 +64,26 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(p, head(n), v) }
     }
     #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512 {
+        // SAFETY: trait contract.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m512) {
+        // SAFETY: trait contract.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes_partial(p: *const u8, n: usize) -> __m512 {
+        // SAFETY: trait contract; masked lanes are not accessed.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(head(n), p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes_partial(p: *mut u8, v: __m512, n: usize) {
+        // SAFETY: trait contract; masked lanes are not accessed.
+        unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), head(n), _mm512_castps_si512(v)) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         // SAFETY: trait contract; a hint, which no address makes fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

@@ -100,6 +100,28 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_strided(p: *const f32, stride: usize) -> Self::V;
     /// The first `n ≤ LANES` lanes to memory; writes nothing beyond them.
     unsafe fn store_partial(p: *mut f32, v: Self::V, n: usize);
+    /// `LANES` bytes as 32-bit patterns.
+    unsafe fn load_bytes(p: *const u8) -> Self::V;
+    /// 32-bit patterns below 256 as `LANES` bytes.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V);
+    /// The first `n ≤ LANES` lanes from bytes, the others zero; reads nothing beyond them.
+    #[inline(always)]
+    unsafe fn load_bytes_partial(p: *const u8, n: usize) -> Self::V {
+        debug_assert!(Self::LANES == 8);
+        // SAFETY: the trait's contract, for eight lanes.
+        unsafe { Self::load_bytes(first_bytes(p, n).to_le_bytes().as_ptr()) }
+    }
+    /// The first `n ≤ LANES` lanes, patterns below 256, to bytes; writes nothing beyond them.
+    #[inline(always)]
+    unsafe fn store_bytes_partial(p: *mut u8, v: Self::V, n: usize) {
+        debug_assert!(Self::LANES == 8);
+        let mut lanes = [0; 8];
+        // SAFETY: the trait's contract, for eight lanes.
+        unsafe {
+            Self::store_bytes(lanes.as_mut_ptr(), v);
+            store_first_bytes(p, u64::from_le_bytes(lanes), n);
+        }
+    }
     /// Asks for the cache line of `p`, which may be any address; does nothing on the portable level.
     unsafe fn prefetch(p: *const f32);
     /// As `prefetch`, but only into the second-level cache, of which more lines can be on their way at a time.
@@ -184,5 +206,51 @@ pub trait Simd: Copy + 'static {
         // SAFETY: 16 floats hold any level's vector.
         unsafe { Self::store(lanes.as_mut_ptr(), v) };
         lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |best, &x| if x > best { x } else { best })
+    }
+}
+
+/// The first `n ≤ 8` bytes, the lowest first, and zeros: two reads that may share some.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn first_bytes(p: *const u8, n: usize) -> u64 {
+    // SAFETY: each read ends at byte `n` or before.
+    unsafe {
+        match n {
+            0 => 0,
+            1 => u64::from(p.read()),
+            2 | 3 => {
+                let (low, high) = (p.cast::<u16>().read_unaligned(), p.add(n - 2).cast::<u16>().read_unaligned());
+                u64::from(u16::from_le(low)) | u64::from(u16::from_le(high)) << (8 * (n - 2))
+            }
+            _ => {
+                let (low, high) = (p.cast::<u32>().read_unaligned(), p.add(n - 4).cast::<u32>().read_unaligned());
+                u64::from(u32::from_le(low)) | u64::from(u32::from_le(high)) << (8 * (n - 4))
+            }
+        }
+    }
+}
+
+/// The lowest `n ≤ 8` bytes to memory: two writes that may share some.
+///
+/// # Safety
+/// They are writable.
+#[inline(always)]
+unsafe fn store_first_bytes(p: *mut u8, bytes: u64, n: usize) {
+    // SAFETY: each write ends at byte `n` or before.
+    unsafe {
+        match n {
+            0 => {}
+            1 => p.write(bytes as u8),
+            2 | 3 => {
+                p.cast::<u16>().write_unaligned((bytes as u16).to_le());
+                p.add(n - 2).cast::<u16>().write_unaligned(((bytes >> (8 * (n - 2))) as u16).to_le());
+            }
+            _ => {
+                p.cast::<u32>().write_unaligned((bytes as u32).to_le());
+                p.add(n - 4).cast::<u32>().write_unaligned(((bytes >> (8 * (n - 4))) as u32).to_le());
+            }
+        }
     }
 }

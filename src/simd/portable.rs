@@ -86,6 +86,17 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> V {
+        // SAFETY: eight readable bytes by the trait's contract.
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read() };
+        bytes.map(|byte| f32::from_bits(u32::from(byte)))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: V) {
+        // SAFETY: eight writable bytes by the trait's contract.
+        unsafe { p.cast::<[u8; LANES]>().write(v.map(|x| x.to_bits() as u8)) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
     #[inline(always)]
     unsafe fn prefetch_far(_p: *const f32) {}

@@ -178,6 +178,30 @@ unsafe fn partial_body<S: Simd>() {
 }
 multiversion! { fn partial() = partial_body; }
 
+/// Bytes as patterns and back, whole vectors and parts of them.
+#[inline(always)]
+unsafe fn bytes_body<S: Simd>() {
+    for start in (0..256).step_by(S::LANES) {
+        for n in 0..=S::LANES {
+            let src: Vec<u8> = (start..start + n).map(|byte| byte as u8).collect();
+            let mut dst = vec![77u8; S::LANES + 2];
+            // SAFETY: `n` bytes are there; the shell has the level's features.
+            unsafe {
+                let v =
+                    if n == S::LANES { S::load_bytes(src.as_ptr()) } else { S::load_bytes_partial(src.as_ptr(), n) };
+                for (i, x) in lanes_of::<S>(v).into_iter().enumerate() {
+                    assert_eq!(x.to_bits(), src.get(i).copied().map_or(0, u32::from));
+                }
+                let to = dst.as_mut_ptr().add(1);
+                if n == S::LANES { S::store_bytes(to, v) } else { S::store_bytes_partial(to, v, n) }
+            }
+            assert_eq!((&dst[1..=n], dst[0]), (&src[..], 77), "{n} bytes from {start}");
+            assert!(dst[n + 1..].iter().all(|&byte| byte == 77), "{n} bytes from {start}");
+        }
+    }
+}
+multiversion! { fn bytes() = bytes_body; }
+
 #[test]
 fn operations_agree_with_plain_floats() {
     for isa in Isa::available() {
@@ -191,6 +215,8 @@ fn partial_accesses_touch_only_their_elements() {
     for isa in Isa::available() {
         // SAFETY: the level is available.
         unsafe { partial(isa) };
+        // SAFETY: as above.
+        unsafe { bytes(isa) };
     }
 }
 

@@ -27,6 +27,7 @@ pub use rows::{RowNorm, RowNormBackward};
 
 use std::ops::Range;
 
+use super::gcd;
 use crate::simd::Isa;
 
 /// `segments` times `rows` × `channels` numbers. Statistics belong to one bin of one segment, a bin being
@@ -150,8 +151,4 @@ impl Lines {
         };
         Self { group, wide: group * channels }
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -183,7 +183,7 @@ impl AvgPoolBackward {
     /// Gradient for the pooling of that geometry, whose dilation is 1.
     pub fn new(isa: Isa, geometry: PoolGeometry, count_include_pad: bool) -> Self {
         let isa = geometry.level(isa);
-        let simple = geometry.is_simple(isa);
+        let simple = geometry.is_apart() && geometry.c <= isa.lanes();
         let columns = if simple { taps(&geometry, 1) } else { cover(&geometry, 1) };
         let reciprocals = [0, 1].map(|axis| reciprocals(&geometry, axis, count_include_pad));
         let (rows, halves) = (cover(&geometry, 0), halves::applies(isa, &geometry));

@@ -8,11 +8,15 @@
 mod avg;
 mod halves;
 mod max;
+mod max_backward;
 mod parts;
+mod winner;
 
 pub use avg::{AvgPool, AvgPoolBackward};
-pub use max::{MaxPool, MaxPoolBackward};
+pub use max::MaxPool;
+pub use max_backward::MaxPoolBackward;
 pub(in crate::kernels) use parts::MaxLines;
+pub use winner::Winner;
 
 use std::ops::Range;
 
@@ -46,11 +50,11 @@ impl PoolGeometry {
         if self.c <= Isa::Avx2.lanes() { isa.min(Isa::Avx2) } else { isa }
     }
 
-    /// True if no input pixel belongs to two windows, and one vector holds a pixel: the backward passes then go from
-    /// window to window rather than from pixel to pixel.
-    fn is_simple(&self, isa: Isa) -> bool {
+    /// True if no input pixel belongs to two windows: a backward pass may then go from window to window rather than from
+    /// pixel to pixel, where no vector of a pixel runs into the next before that is written.
+    fn is_apart(&self) -> bool {
         let Window2d { kernel, stride, dilation, .. } = self.window;
-        kernel[0] <= stride[0] && kernel[1] <= stride[1] && dilation == [1, 1] && self.c <= isa.lanes()
+        kernel[0] <= stride[0] && kernel[1] <= stride[1] && dilation == [1, 1]
     }
 
     fn input(&self) -> [usize; 2] {
@@ -90,6 +94,8 @@ impl PoolGeometry {
 struct Span {
     start: usize,
     count: usize,
+    /// Which tap of a window the first position is, or is read by.
+    tap: usize,
 }
 
 /// For each output position of an axis, the input positions that its window reads; padding is left out. The step is
@@ -101,24 +107,41 @@ fn taps(geometry: &PoolGeometry, axis: usize) -> Vec<Span> {
         let at = o * window.stride[axis];
         let first = before.saturating_sub(at).div_ceil(dilation);
         let end = (size + before).saturating_sub(at).div_ceil(dilation).min(kernel);
-        if first < end { Span { start: at + first * dilation - before, count: end - first } } else { NONE }
+        if first < end { Span { start: at + first * dilation - before, count: end - first, tap: first } } else { NONE }
     };
     (0..geometry.output()[axis]).map(span).collect()
 }
 
-const NONE: Span = Span { start: 0, count: 0 };
+const NONE: Span = Span { start: 0, count: 0, tap: 0 };
 
 /// For each input position of an axis, the output positions whose windows span it; with dilation, some of them may
-/// step over it. The step is 1.
+/// step over it, and taps are not told. The step is 1.
 fn cover(geometry: &PoolGeometry, axis: usize) -> Vec<Span> {
     let window = &geometry.window;
     let (extent, stride, before) = (window.extent(axis), window.stride[axis], window.pad[axis][0]);
     let span = |i: usize| {
         let first = (i + before + 1).saturating_sub(extent).div_ceil(stride);
         let end = ((i + before) / stride + 1).min(geometry.output()[axis]);
-        if first < end { Span { start: first, count: end - first } } else { NONE }
+        if first < end { Span { start: first, count: end - first, tap: 0 } } else { NONE }
     };
     (0..geometry.input()[axis]).map(span).collect()
+}
+
+/// For each input position of an axis, the output positions whose windows read it. From one to the next the reading tap
+/// moves back by `stride / g`, and the step is `dilation / g`, for `g` the greatest common divisor of both. Takes as many
+/// operations as there are windows and taps.
+fn readers(geometry: &PoolGeometry, axis: usize) -> Vec<Span> {
+    let mut spans = vec![NONE; geometry.input()[axis]];
+    for (o, read) in taps(geometry, axis).into_iter().enumerate() {
+        for tap in 0..read.count {
+            let span = &mut spans[read.start + tap * geometry.window.dilation[axis]];
+            if span.count == 0 {
+                (span.start, span.tap) = (o, read.tap + tap);
+            }
+            span.count += 1;
+        }
+    }
+    spans
 }
 
 /// How rows of pixels are split into vectors, and whether the vectors may overrun their pixel.

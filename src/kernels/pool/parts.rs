@@ -18,7 +18,7 @@ impl MaxLines {
 
     /// That pooling, if it is one.
     pub fn new(isa: Isa, geometry: PoolGeometry) -> Option<Self> {
-        let pool = MaxPool::new(isa, geometry, false);
+        let pool = MaxPool::new(isa, geometry, None);
         let meets = |spans: &[Span]| spans.iter().all(|span| span.count > 0);
         (geometry.window.dilation == [1, 1] && meets(&pool.rows) && meets(&pool.columns)).then_some(Self(pool))
     }
@@ -40,7 +40,7 @@ impl MaxLines {
     /// The lines are readable, with [`OVERRUN`](Self::OVERRUN); the elements from `start` to `limit` belong to the task,
     /// which writes what is beyond the row afterwards.
     pub unsafe fn row(&self, lines: &Range<usize>, plane: *const f32, dst: Dst<'_, f32>, start: usize, limit: usize) {
-        let span = Span { start: lines.start, count: lines.len() };
+        let span = Span { start: lines.start, count: lines.len(), tap: 0 };
         // SAFETY: the caller's word.
         unsafe { row_of(self.0.isa, &self.0, plane, span, start, limit, dst) }
     }
@@ -70,9 +70,9 @@ unsafe fn row_body<S: Simd>(
     // SAFETY: the caller's word; with whole vectors, none is written beyond the limit.
     unsafe {
         if Overrun::new::<S>(c).fits(start + ow * c, limit) {
-            row::<S, false, true>(kernel, plane, rows, start, dst, None);
+            row::<S, i32, false, true>(kernel, plane, rows, start, dst, None);
         } else {
-            row::<S, false, false>(kernel, plane, rows, start, dst, None);
+            row::<S, i32, false, false>(kernel, plane, rows, start, dst, None);
         }
     }
 }

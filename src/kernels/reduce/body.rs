@@ -3,6 +3,7 @@
 use super::fold::{self, Fold};
 use crate::function::ReduceKind;
 use crate::kernels::elementwise::store_first;
+use crate::kernels::gcd;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
 /// Rows of `width` values, `stride` apart, to one row.
@@ -31,10 +32,6 @@ fn group(lanes: usize, width: usize, rows: usize) -> usize {
     }
     let group = side / gcd(side, width);
     if rows < 2 * group { 1 } else { group }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// # Safety

@@ -4,12 +4,11 @@ use super::pooled::Pooling;
 use super::{FLOAT, Lowering};
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
-use crate::graph::{Fused, FusedOperands, Node, UnaryKind, ValueId};
+use crate::graph::{Fused, FusedOperands, Node, UnaryKind};
 use crate::kernels::Kernel;
 use crate::kernels::batch::Batch;
 use crate::kernels::conv::{self, Epilogue, Geometry, planes, spread, winograd};
 use crate::kernels::linear;
-use crate::kernels::pool::PoolGeometry;
 use crate::kernels::reduce::Reduce;
 use crate::tensor::shape_text;
 use crate::window::Window2d;
@@ -217,16 +216,6 @@ impl Lowering<'_> {
         let joining = Batch::new(Reduce::sum_of_parts(isa, parts, len), count);
         self.push(node, joining, vec![partials, result], product.describe());
         Ok(())
-    }
-
-    pub(super) fn pool_geometry(&self, x: ValueId, y: ValueId, window: Window2d) -> PoolGeometry {
-        let (x, y) = (self.shape(x), self.shape(y));
-        PoolGeometry { n: x[0], ih: x[1], iw: x[2], c: x[3], oh: y[1], ow: y[2], window }
-    }
-
-    pub(super) fn pool_shape(&self, x: ValueId, window: Window2d) -> String {
-        let x = self.shape(x);
-        format!("n{}ih{}iw{}c{}{}", x[0], x[1], x[2], x[3], window.describe())
     }
 }
 

@@ -9,6 +9,7 @@ mod loss;
 mod movement;
 mod norm;
 mod place;
+mod pool;
 mod pooled;
 mod spread;
 mod update;
@@ -20,7 +21,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Role, ValueId};
 use crate::kernels::conv::Geometry;
 use crate::kernels::tailed::Tailed;
-use crate::kernels::{Kernel, pool, reduce};
+use crate::kernels::{Kernel, reduce};
 use crate::tensor::{DType, shape_text};
 
 const FLOAT: usize = size_of::<f32>();
@@ -278,7 +279,6 @@ impl<'a> Lowering<'a> {
 
     #[allow(clippy::too_many_lines)] // one arm per op
     fn node(&mut self, node: &Node) -> Result<()> {
-        let isa = self.options.isa;
         let input = |index: usize| node.inputs[index];
         match &node.op {
             Op::Conv2d { window, groups, algorithm, fused } => {
@@ -298,33 +298,11 @@ impl<'a> Lowering<'a> {
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
             Op::MaxPool2d { .. } | Op::AvgPool2d { .. } if self.pooled(node)? => {}
-            Op::MaxPool2d { window, .. } => {
-                let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
-                let indexed = self.read[node.outputs[1].0];
-                let kernel = pool::MaxPool::new(isa, geometry, indexed);
-                let mut operands = self.buffers(&[input(0), node.outputs[0]]);
-                if indexed {
-                    operands.push(self.buffer(node.outputs[1]));
-                }
-                self.push(node, kernel, operands, self.pool_shape(input(0), *window));
-            }
-            Op::MaxPool2dBackward { window, .. } => {
-                let geometry = self.pool_geometry(node.outputs[0], input(0), *window);
-                let operands = self.buffers(&[input(0), input(1), node.outputs[0]]);
-                let shape = self.pool_shape(node.outputs[0], *window);
-                self.push(node, pool::MaxPoolBackward::new(isa, geometry), operands, shape);
-            }
-            Op::AvgPool2d { window, count_include_pad, .. } => {
-                let geometry = self.pool_geometry(input(0), node.outputs[0], *window);
-                let kernel = pool::AvgPool::new(isa, geometry, *count_include_pad);
-                let operands = self.buffers(&[input(0), node.outputs[0]]);
-                self.push(node, kernel, operands, self.pool_shape(input(0), *window));
-            }
+            Op::MaxPool2d { window, .. } => self.max_pool(node, *window),
+            Op::MaxPool2dBackward { window, .. } => self.max_pool_backward(node, *window),
+            Op::AvgPool2d { window, count_include_pad, .. } => self.avg_pool(node, *window, *count_include_pad),
             Op::AvgPool2dBackward { window, count_include_pad, .. } => {
-                let geometry = self.pool_geometry(node.outputs[0], input(0), *window);
-                let kernel = pool::AvgPoolBackward::new(isa, geometry, *count_include_pad);
-                let operands = self.buffers(&[input(0), node.outputs[0]]);
-                self.push(node, kernel, operands, self.pool_shape(node.outputs[0], *window));
+                self.avg_pool_backward(node, *window, *count_include_pad);
             }
             Op::Unary(kind) => self.unary(node, *kind),
             Op::UnaryBackward(kind) => self.unary_backward(node, *kind),

@@ -1,4 +1,4 @@
-use cnnrs::kernels::pool::{AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward, PoolGeometry};
+use cnnrs::kernels::pool::{AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward, PoolGeometry, Winner};
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
@@ -48,18 +48,23 @@ fn at(g: &PoolGeometry, image: usize, y: usize, x: usize, c: usize) -> usize {
     ((image * g.ih + y) * g.iw + x) * g.c + c
 }
 
-fn max_reference(g: &PoolGeometry, src: &[f32]) -> (Vec<f32>, Vec<i32>) {
+/// Maxima and, for each, the position and the tap that won.
+fn max_reference(g: &PoolGeometry, src: &[f32]) -> (Vec<f32>, Vec<i32>, Vec<u8>) {
     let len = g.n * g.oh * g.ow * g.c;
-    let (mut dst, mut index) = (vec![f32::NEG_INFINITY; len], vec![-1; len]);
+    let (mut dst, mut index, mut tap) = (vec![f32::NEG_INFINITY; len], vec![-1; len], vec![255; len]);
     outputs(g, |image, oy, ox, c, out| {
         for (y, x) in taps(g, oy, ox) {
             let value = src[at(g, image, y, x, c)];
             if index[out] < 0 || value > dst[out] || (value.is_nan() && !dst[out].is_nan()) {
+                let number = |axis: usize, at: usize, o: usize| {
+                    (at + g.window.pad[axis][0] - o * g.window.stride[axis]) / g.window.dilation[axis]
+                };
                 (dst[out], index[out]) = (value, (y * g.iw + x) as i32);
+                tap[out] = (number(0, y, oy) * g.window.kernel[1] + number(1, x, ox)) as u8;
             }
         }
     });
-    (dst, index)
+    (dst, index, tap)
 }
 
 fn divisor(g: &PoolGeometry, oy: usize, ox: usize, count_include_pad: bool) -> f64 {
@@ -76,14 +81,18 @@ fn divisor(g: &PoolGeometry, oy: usize, ox: usize, count_include_pad: bool) -> f
 
 fn check_max(isa: Isa, g: PoolGeometry, src: &[f32]) {
     let (inputs, len) = (g.n * g.ih * g.iw * g.c, g.n * g.oh * g.ow * g.c);
-    let (want, want_index) = max_reference(&g, src);
+    let (want, want_index, want_tap) = max_reference(&g, src);
     let bits = |list: &[f32]| list.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect::<Vec<_>>();
-    let operands = [Operand::of(src), Operand::poison::<f32>(len), Operand::of(&vec![i32::MIN; len])];
-    let both = run(&MaxPool::new(isa, g, true), &operands);
-    assert_eq!(bits(&both[1].get::<f32>()), bits(&want), "{g:?}");
-    assert_eq!(both[2].get::<i32>(), want_index, "{g:?}");
-    let alone = run(&MaxPool::new(isa, g, false), &operands[..2]);
-    assert!(alone[1] == both[1], "with and without index: {g:?}");
+    let operands = [Operand::of(src), Operand::poison::<f32>(len)];
+    let alone = run(&MaxPool::new(isa, g, None), &operands);
+    assert_eq!(bits(&alone[1].get::<f32>()), bits(&want), "{g:?}");
+    let noting = |winner: Winner, room: Operand| {
+        let both = run(&MaxPool::new(isa, g, Some(winner)), &[operands[0].clone(), operands[1].clone(), room]);
+        assert!(alone[1] == both[1], "with and without {winner:?}: {g:?}");
+        both[2].clone()
+    };
+    let position = noting(Winner::Position, Operand::of(&vec![i32::MIN; len]));
+    assert_eq!(position.get::<i32>(), want_index, "{g:?}");
 
     let diff_dst = integers(11, len);
     let mut want = vec![0.0; inputs];
@@ -92,9 +101,26 @@ fn check_max(isa: Isa, g: PoolGeometry, src: &[f32]) {
             want[at(&g, image, flat / g.iw, flat % g.iw, c)] += f64::from(diff_dst[out]);
         }
     });
-    let operands = [Operand::of(&diff_dst), both[2].clone(), Operand::poison::<f32>(inputs)];
-    let diff_src = run(&MaxPoolBackward::new(isa, g), &operands)[2].get::<f32>();
-    assert_close(&diff_src, &want, 0.0, &format!("max_pool_backward {g:?}"));
+    let back = |winner: Winner, index: &Operand, diff_dst: &[f32]| {
+        let operands = [Operand::of(diff_dst), index.clone(), Operand::poison::<f32>(inputs)];
+        run(&MaxPoolBackward::new(isa, g, winner), &operands)[2].get::<f32>()
+    };
+    assert_close(&back(Winner::Position, &position, &diff_dst), &want, 0.0, &format!("max_pool_backward {g:?}"));
+
+    if Winner::least(&g.window) == Winner::Position {
+        return;
+    }
+    // By their taps the same, to the bit, for gradients that round, and for those that are no numbers.
+    let tap = noting(Winner::Tap, Operand::of(&vec![77u8; len]));
+    assert_eq!(tap.get::<u8>(), want_tap, "{g:?}");
+    let odd = [-0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40];
+    let rounding: Vec<f32> = diff_dst.iter().map(|x| x / 3.0 + 1e-3).collect();
+    let special = rounding.iter().enumerate().map(|(i, &x)| odd.get(i % 11).copied().unwrap_or(x)).collect();
+    for diff_dst in [diff_dst, rounding, special] {
+        let [by_position, by_tap] =
+            [(Winner::Position, &position), (Winner::Tap, &tap)].map(|(winner, index)| back(winner, index, &diff_dst));
+        assert_eq!(bits(&by_tap), bits(&by_position), "{g:?}");
+    }
 }
 
 fn check_avg(isa: Isa, g: PoolGeometry, src: &[f32], count_include_pad: bool) {
@@ -163,6 +189,8 @@ fn layers_of_networks() {
         (1, 56, 24, square(3, 2, 1, 1), false),
         (1, 27, 33, square(3, 2, 0, 1), true),
         (2, 7, 50, square(7, 7, 0, 1), false),
+        (1, 55, 64, square(3, 2, 0, 1), false),
+        (1, 28, 64, square(2, 2, 0, 1), false),
     ] {
         let g = geometry(n, [size; 2], c, window, ceil).unwrap();
         let src = integers(13, g.n * g.ih * g.iw * g.c);
@@ -191,11 +219,45 @@ fn a_window_on_padding_alone_gives_minus_infinity_and_no_index() {
     let g = geometry(1, [1, 4], 3, window, false).unwrap();
     assert_eq!((g.oh, g.ow), (1, 1));
     for isa in Isa::available() {
-        let operands = [Operand::of(&[1.0f32; 12]), Operand::poison::<f32>(3), Operand::poison::<i32>(3)];
-        let results = run(&MaxPool::new(isa, g, true), &operands);
+        let [src, dst] = [Operand::of(&[1.0f32; 12]), Operand::poison::<f32>(3)];
+        let operands = [src.clone(), dst.clone(), Operand::poison::<i32>(3)];
+        let results = run(&MaxPool::new(isa, g, Some(Winner::Position)), &operands);
         assert_eq!((results[1].get(), results[2].get()), (vec![f32::NEG_INFINITY; 3], vec![-1i32; 3]));
+        let results = run(&MaxPool::new(isa, g, Some(Winner::Tap)), &[src, dst, Operand::of(&[0u8; 3])]);
+        assert_eq!((results[1].get(), results[2].get()), (vec![f32::NEG_INFINITY; 3], vec![255u8; 3]));
         check_max(isa, g, &[1.0; 12]);
     }
+}
+
+/// Up to 255 taps a byte tells the winner, from 256 on a position does; the last tap wins as well as the first.
+#[test]
+fn windows_of_as_many_taps_as_a_byte_tells_and_more() {
+    for (kernel, winner) in [([15, 17], Winner::Tap), ([1, 255], Winner::Tap), ([16, 16], Winner::Position)] {
+        for (stride, dilation, pad) in
+            [([1, 1], [1, 1], [0, 0]), ([2, 3], [1, 1], kernel.map(|k| k / 2)), ([3, 2], [2, 1], [7, 0])]
+        {
+            let pad = [0, 1].map(|axis| [pad[axis].min(kernel[axis] / 2); 2]);
+            let window = Window2d { kernel, stride, dilation, pad };
+            assert_eq!(Winner::least(&window), winner);
+            let input = [0, 1].map(|axis| window.extent(axis) + 2);
+            let g = geometry(1, input, 5, window, true).unwrap();
+            let few = integers(3, g.ih * g.iw * g.c);
+            let rising: Vec<f32> = (0..few.len()).map(|i| i as f32).collect();
+            let falling: Vec<f32> = rising.iter().map(|x| -x).collect();
+            for isa in Isa::available() {
+                for src in [&few, &rising, &falling] {
+                    check_max(isa, g, src);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "too many taps: [16, 16]")]
+fn a_byte_for_more_taps_than_it_tells_is_refused() {
+    let g = geometry(1, [16, 16], 1, square(16, 1, 0, 1), false).unwrap();
+    MaxPool::new(Isa::Portable, g, Some(Winner::Tap));
 }
 
 #[test]
@@ -205,7 +267,7 @@ fn huge_windows_over_small_inputs_cost_nothing() {
     let g = PoolGeometry { n: 1, ih: 2, iw: 2, c: 1, oh: 3, ow: 3, window };
     for isa in Isa::available() {
         let src = [1.0f32, 2.0, 3.0, 6.0];
-        let results = run(&MaxPool::new(isa, g, false), &[Operand::of(&src), Operand::poison::<f32>(9)]);
+        let results = run(&MaxPool::new(isa, g, None), &[Operand::of(&src), Operand::poison::<f32>(9)]);
         assert_eq!(results[1].get::<f32>()[4], 6.0);
         let results = run(&AvgPool::new(isa, g, false), &[Operand::of(&src), Operand::poison::<f32>(9)]);
         assert_eq!(results[1].get::<f32>()[4], 3.0);

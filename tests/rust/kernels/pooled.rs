@@ -56,7 +56,7 @@ fn check(geometry: Geometry, window: Window2d, activation: Option<UnaryKind>, fi
         let sizes = [len, kernel.seams_len()];
         let got = run(&kernel, &with(if sizes[1] > 0 { &sizes } else { &sizes[..1] }))[result].clone();
         let whole = run(&Forward::new(isa, geometry, epilogue), &with(&[geometry.dst_len()]))[result].clone();
-        let want = run(&MaxPool::new(isa, pooling, false), &[whole, Operand::poison::<f32>(len)])[1].clone();
+        let want = run(&MaxPool::new(isa, pooling, None), &[whole, Operand::poison::<f32>(len)])[1].clone();
         assert!(got == want, "{} of {}, {window:?}", kernel.name(), geometry.describe());
     }
     fused

@@ -90,7 +90,7 @@ impl Case {
             let whole = of(Planes::new(isa, self.geometry, epilogue), 4 * len);
             for (pool, kernel) in [
                 (Halves::Mean, &AvgPool::new(isa, geometry, true) as &dyn Kernel),
-                (Halves::Max, &MaxPool::new(isa, geometry, false)),
+                (Halves::Max, &MaxPool::new(isa, geometry, None)),
             ] {
                 let want: Vec<f32> = run(kernel, &[Operand::of(&whole), Operand::poison::<f32>(len)])[1].get();
                 let got = of(Planes::new(isa, self.geometry, epilogue).pooled(pool), len);
