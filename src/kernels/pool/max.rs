@@ -80,12 +80,11 @@ unsafe fn window<S: Simd, I: Mark, const INDEX: bool, const WHOLE: bool>(
             let mut best = load::<S, WHOLE>(channels.wrapping_add(taps.flat * c), lanes);
             let mut winner = I::splat::<S>(taps.flat, taps.tap);
             let mut undefined = S::is_nan(best);
+            let (mut line, mut first) = (taps.flat, taps.tap);
             for row in 0..taps.rows {
-                for column in 0..taps.columns {
-                    if row == 0 && column == 0 {
-                        continue;
-                    }
-                    let (flat, tap) = taps.at(row, column);
+                let skipped = usize::from(row == 0);
+                let (mut flat, mut tap) = (line + skipped * taps.column_step, first + skipped);
+                for _ in skipped..taps.columns {
                     let x = load::<S, WHOLE>(channels.wrapping_add(flat * c), lanes);
                     if INDEX {
                         winner = S::select(S::gt(x, best), I::splat::<S>(flat, tap), winner);
@@ -93,7 +92,9 @@ unsafe fn window<S: Simd, I: Mark, const INDEX: bool, const WHOLE: bool>(
                     // Ignores NaN in `x`, keeps it in `best`: settled at the end.
                     best = S::max(x, best);
                     undefined = S::or(undefined, S::is_nan(x));
+                    (flat, tap) = (flat + taps.column_step, tap + 1);
                 }
+                (line, first) = (line + taps.row_step, first + taps.kernel);
             }
             if !INDEX || S::any(undefined) {
                 best = S::select(undefined, S::splat(f32::NAN), best);

@@ -39,8 +39,7 @@ impl MaxPoolBackward {
     pub fn new(isa: Isa, geometry: PoolGeometry, winner: Winner) -> Self {
         assert!(winner.fits(&geometry.window), "too many taps: {:?}", geometry.window.kernel);
         let isa = geometry.level(isa);
-        let (c, lanes) = (geometry.c, isa.lanes());
-        let simple = geometry.is_apart() && (c <= lanes || c <= FEW * lanes && c.is_multiple_of(lanes));
+        let simple = geometry.is_apart();
         let Window2d { stride, dilation, .. } = geometry.window;
         let divisors = [0, 1].map(|axis| gcd(stride[axis], dilation[axis]));
         // A position may be any: all windows are looked at that span the pixel.
@@ -100,11 +99,11 @@ unsafe fn pixel<S: Simd, I: Mark, const WHOLE: bool>(
     }
 }
 
-/// Gradients of `count` pixels of one vector, if `ONE`, or of whole ones, from one window over each: the first is at
-/// `flat` in its plane and read by tap `tap`.
+/// Gradients of `count` pixels, each one vector if `ONE`, from one window over each: the first is at `flat` in its plane
+/// and read by tap `tap`.
 ///
 /// # Safety
-/// `diff_src` is that of the first pixel. All have `c` elements, or whole vectors if `WHOLE`, which the next may overwrite.
+/// `diff_src` is that of the first pixel. All have `c` elements, or whole vectors if `WHOLE`, which the next overwrites.
 #[inline(always)]
 unsafe fn pixels<S: Simd, I: Mark, const WHOLE: bool, const ONE: bool>(
     diff_dst: *const f32,
@@ -115,21 +114,44 @@ unsafe fn pixels<S: Simd, I: Mark, const WHOLE: bool, const ONE: bool>(
 ) {
     // SAFETY: the caller's word.
     unsafe {
-        let zero = S::splat(0.0);
-        for k in (0..if ONE { 1 } else { c }).step_by(S::LANES) {
-            let lanes = if ONE { c } else { S::LANES };
-            let g = load::<S, WHOLE>(diff_dst.wrapping_add(k), lanes);
-            let winner = I::load::<S, WHOLE>(index.wrapping_add(k), lanes);
+        let own = |i| I::splat::<S>(flat + i, tap + i);
+        if ONE {
+            let (g, winner) = (load::<S, WHOLE>(diff_dst, c), I::load::<S, WHOLE>(index, c));
             for i in 0..count {
-                let hit = S::eq_bits(winner, I::splat::<S>(flat + i, tap + i));
-                let mut share = S::select(hit, g, zero);
-                if !ONE {
-                    // A sum of one, as where windows overlap: never −0.
-                    share = S::add(zero, share);
+                let share = S::select(S::eq_bits(winner, own(i)), g, S::splat(0.0));
+                store::<S, WHOLE>(diff_src.wrapping_add(i * c), share, c);
+            }
+        } else if c.is_multiple_of(S::LANES) && c <= FEW * S::LANES {
+            for k in (0..c).step_by(S::LANES) {
+                let g = S::load(diff_dst.wrapping_add(k));
+                let winner = I::load::<S, true>(index.wrapping_add(k), S::LANES);
+                for i in 0..count {
+                    S::store(diff_src.wrapping_add(i * c + k), sum_of_one::<S>(winner, own(i), g));
                 }
-                store::<S, WHOLE>(diff_src.wrapping_add(i * c + k), share, lanes);
+            }
+        } else {
+            for i in 0..count {
+                for (k, lanes) in vectors::<S>(c) {
+                    let g = load::<S, WHOLE>(diff_dst.wrapping_add(k), lanes);
+                    let winner = I::load::<S, WHOLE>(index.wrapping_add(k), lanes);
+                    let sum = sum_of_one::<S>(winner, own(i), g);
+                    store::<S, WHOLE>(diff_src.wrapping_add(i * c + k), sum, lanes);
+                }
             }
         }
+    }
+}
+
+/// `g` where the winner is `own`, as a sum that begins with 0: never −0.
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+unsafe fn sum_of_one<S: Simd>(winner: S::V, own: S::V, g: S::V) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe {
+        let zero = S::splat(0.0);
+        S::add(zero, S::select(S::eq_bits(winner, own), g, zero))
     }
 }
 
@@ -169,18 +191,18 @@ unsafe fn row_simple<S: Simd, I: Mark, const WHOLE: bool, const ONE: bool>(
     }
 }
 
-/// Zeros for some pixels of a row, each one vector, if `ONE`, or whole ones.
+/// Zeros for some pixels of a row, each one vector if `ONE`.
 ///
 /// # Safety
-/// They have `c` elements, or whole vectors if `WHOLE`, which what follows may overwrite.
+/// They have `c` elements, or whole vectors if `WHOLE`, which what follows overwrites.
 #[inline(always)]
 unsafe fn zeros<S: Simd, const WHOLE: bool, const ONE: bool>(row: *mut f32, pixels: Range<usize>, c: usize) {
-    let (step, lanes) = if ONE { (c, c) } else { (S::LANES, S::LANES) };
-    let (mut at, end) = (pixels.start * c, pixels.end * c);
-    while at < end {
-        // SAFETY: the caller's word.
-        unsafe { store::<S, WHOLE>(row.wrapping_add(at), S::splat(0.0), lanes) };
-        at += step;
+    for pixel in pixels {
+        for k in (0..if ONE { 1 } else { c }).step_by(S::LANES) {
+            let lanes = if ONE { c } else { S::LANES.min(c - k) };
+            // SAFETY: the caller's word.
+            unsafe { store::<S, WHOLE>(row.wrapping_add(pixel * c + k), S::splat(0.0), lanes) };
+        }
     }
 }
 
@@ -247,7 +269,8 @@ unsafe fn max_pool_backward_body<S: Simd, I: Mark>(
             match (kernel.simple, c <= S::LANES, whole) {
                 (true, true, true) => row_simple::<S, I, true, true>(kernel, image, iy, diff_dst, index, diff_src),
                 (true, true, false) => row_simple::<S, I, false, true>(kernel, image, iy, diff_dst, index, diff_src),
-                (true, false, _) => row_simple::<S, I, true, false>(kernel, image, iy, diff_dst, index, diff_src),
+                (true, false, true) => row_simple::<S, I, true, false>(kernel, image, iy, diff_dst, index, diff_src),
+                (true, false, false) => row_simple::<S, I, false, false>(kernel, image, iy, diff_dst, index, diff_src),
                 (false, _, true) => row::<S, I, true>(kernel, image, iy, diff_dst, index, diff_src),
                 (false, _, false) => row::<S, I, false>(kernel, image, iy, diff_dst, index, diff_src),
             }
