@@ -1,9 +1,9 @@
 //! Runs a plan: the one place that turns buffers into addresses.
 //!
 //! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
-//! looks for an interrupt now and then, unless the plan is small, until the first step that writes stored tensors; from there a run goes to its
-//! end. Debug builds open and check [`guards`](crate::guards) around every step. With `CNNRS_CHECK=finite` the results of
-//! every step are looked at before the next one begins.
+//! looks for an interrupt now and then, unless the plan is small, until the first step that writes stored tensors; from
+//! there a run goes to its end. Debug builds open and check [`guards`](crate::guards) around every step. With
+//! `CNNRS_CHECK=finite` the results of every step are looked at before the next one begins.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -50,8 +50,7 @@ impl Part {
     /// To add tiles of pixels of these channels, which are at most [`SIDE`].
     pub fn tiles(self, channels: Range<usize>) -> Tiles {
         debug_assert!(channels.len() <= SIDE);
-        let sums = Sums { pivot: [0.0; SIDE], s1: [0.0; SIDE], s2: [0.0; SIDE] };
-        Tiles { part: self, channels, sums, rows: 0, before: 0 }
+        Tiles { part: self, channels, sums: Sums::NOTHING, rows: 0, before: 0 }
     }
 }
 

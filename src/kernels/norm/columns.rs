@@ -19,21 +19,26 @@ impl Statistics {
     }
 }
 
-/// The statistics of `before` rows become those of `before + rows`, given the sums of `x − pivot` and `(x − pivot)²` over
-/// the new ones.
+/// Sums over a block's rows of `x − pivot` (`s1`) and `(x − pivot)²` (`s2`), per column.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Sums {
+    pub pivot: [f32; SIDE],
+    pub s1: [f32; SIDE],
+    pub s2: [f32; SIDE],
+}
+
+impl Sums {
+    /// Of no rows.
+    pub const NOTHING: Self = Self { pivot: [0.0; SIDE], s1: [0.0; SIDE], s2: [0.0; SIDE] };
+}
+
+/// The statistics of `before` rows become those of `before + rows`, given the sums over the new ones.
 ///
 /// # Safety
 /// The statistics of `columns` columns are writable, and readable unless `before` is 0.
 #[inline(always)]
-unsafe fn merge(
-    to: Statistics,
-    columns: usize,
-    before: usize,
-    rows: usize,
-    pivot: &[f32; SIDE],
-    s1: &[f32; SIDE],
-    s2: &[f32; SIDE],
-) {
+unsafe fn merge(to: Statistics, columns: usize, before: usize, rows: usize, of: &Sums) {
+    let Sums { pivot, s1, s2 } = of;
     let share = 1.0 / rows as f64;
     let (weight, cross) = {
         let total = (before + rows) as f64;
@@ -120,7 +125,7 @@ unsafe fn block<S: Simd, const V: usize, const U: usize>(
     to: Statistics,
 ) {
     let columns = (V - 1) * S::LANES + lanes;
-    let (mut pivots, mut s1, mut s2) = ([0.0f32; SIDE], [0.0f32; SIDE], [0.0f32; SIDE]);
+    let mut of = Sums::NOTHING;
     // SAFETY: the caller's word; the arrays hold four vectors.
     unsafe {
         let mut pivot = [S::splat(0.0); V];
@@ -135,22 +140,22 @@ unsafe fn block<S: Simd, const V: usize, const U: usize>(
             let share = S::splat(1.0 / rows as f32);
             for v in 0..V {
                 pivot[v] = S::fma(sums[v], share, first[v]);
-                S::store(pivots.as_mut_ptr().add(v * S::LANES), pivot[v]);
+                S::store(of.pivot.as_mut_ptr().add(v * S::LANES), pivot[v]);
             }
         } else {
             for j in 0..columns {
-                pivots[j] = to.mean.add(j).read_unaligned() as f32;
+                of.pivot[j] = to.mean.add(j).read_unaligned() as f32;
             }
             for v in 0..V {
-                pivot[v] = S::load(pivots.as_ptr().add(v * S::LANES));
+                pivot[v] = S::load(of.pivot.as_ptr().add(v * S::LANES));
             }
         }
         let (sums, squares) = sums::<S, V, U, true>(src, rows, pitch, lanes, pivot);
         for v in 0..V {
-            S::store(s1.as_mut_ptr().add(v * S::LANES), sums[v]);
-            S::store(s2.as_mut_ptr().add(v * S::LANES), squares[v]);
+            S::store(of.s1.as_mut_ptr().add(v * S::LANES), sums[v]);
+            S::store(of.s2.as_mut_ptr().add(v * S::LANES), squares[v]);
         }
-        merge(to, columns, before, rows, &pivots, &s1, &s2);
+        merge(to, columns, before, rows, &of);
     }
 }
 
@@ -187,14 +192,6 @@ pub(super) unsafe fn add_rows_body<S: Simd>(
     }
 }
 
-/// Sums over a block's rows of `x − pivot` (`s1`) and `(x − pivot)²` (`s2`), per column.
-#[derive(Debug, Clone)]
-pub(in crate::kernels) struct Sums {
-    pub pivot: [f32; SIDE],
-    pub s1: [f32; SIDE],
-    pub s2: [f32; SIDE],
-}
-
 /// [`merge`], and sums of nothing around the new means.
 ///
 /// # Safety
@@ -204,7 +201,7 @@ pub(in crate::kernels) struct Sums {
 unsafe fn merge_sums_body<S: Simd>(to: Statistics, columns: usize, before: usize, rows: usize, of: &mut Sums) {
     // SAFETY: the caller's word.
     unsafe {
-        merge(to, columns, before, rows, &of.pivot, &of.s1, &of.s2);
+        merge(to, columns, before, rows, of);
         for j in 0..columns {
             of.pivot[j] = to.mean.add(j).read_unaligned() as f32;
         }

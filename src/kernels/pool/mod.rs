@@ -89,6 +89,44 @@ impl PoolGeometry {
     }
 }
 
+/// What becomes of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Its mean.
+    Mean,
+    /// Its largest element; the first NaN wins over everything and gives the standard NaN.
+    Max,
+}
+
+impl PoolKind {
+    /// What the name of a kernel that pools its results says of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "_avg_pool",
+            Self::Max => "_max_pool",
+        }
+    }
+}
+
+/// The largest of some elements, to the bits of [`MaxPool`].
+///
+/// # Safety
+/// The CPU has the level's features.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+pub(super) unsafe fn largest<S: Simd, const N: usize>(values: [S::V; N]) -> S::V {
+    // SAFETY: the caller's word.
+    unsafe {
+        let (mut best, mut undefined) = (values[0], S::is_nan(values[0]));
+        for i in 1..N {
+            // Ignores NaN in the new one, keeps it in `best`: settled at the end.
+            best = S::max(values[i], best);
+            undefined = S::or(undefined, S::is_nan(values[i]));
+        }
+        S::select(undefined, S::splat(f32::NAN), best)
+    }
+}
+
 /// Positions `start`, `start + step`, … (`count` of them) on an axis; the step is known from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {

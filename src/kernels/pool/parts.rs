@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::max::{MaxPool, row};
-use super::{Overrun, PoolGeometry, Span, load, store, vectors};
+use super::{Overrun, PoolGeometry, Span, largest, load, store, vectors};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Dst;
 
@@ -90,9 +90,7 @@ unsafe fn join_body<S: Simd>(above: *const f32, below: *mut f32, len: usize) {
         for (k, lanes) in vectors::<S>(len) {
             let first = load::<S, false>(above.wrapping_add(k), lanes);
             let second = load::<S, false>(below.wrapping_add(k), lanes);
-            let undefined = S::or(S::is_nan(first), S::is_nan(second));
-            let best = S::select(undefined, S::splat(f32::NAN), S::max(second, first));
-            store::<S, false>(below.wrapping_add(k), best, lanes);
+            store::<S, false>(below.wrapping_add(k), largest::<S, 2>([first, second]), lanes);
         }
     }
 }

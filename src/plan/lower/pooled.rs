@@ -4,15 +4,15 @@ use super::Lowering;
 use crate::algorithm::Algorithm;
 use crate::error::Result;
 use crate::graph::{Fused, Node, Op, ValueId};
-use crate::kernels::conv::planes::{Halves, Planes};
+use crate::kernels::conv::planes::Planes;
 use crate::kernels::conv::winograd::Product;
 use crate::kernels::conv::{Epilogue, Geometry, Pooled, depthwise, planes, spread, winograd};
-use crate::kernels::pool::PoolGeometry;
+use crate::kernels::pool::{PoolGeometry, PoolKind};
 
 /// What a convolution is to write instead of its result.
 #[derive(Clone, Copy)]
 pub(super) struct Pooling {
-    pub kind: Halves,
+    pub kind: PoolKind,
     pub geometry: PoolGeometry,
     pub result: ValueId,
 }
@@ -37,8 +37,8 @@ impl<'a> Lowering<'a> {
             return None;
         }
         let (kind, window) = match node.op {
-            Op::MaxPool2d { window, .. } if !self.read[node.outputs[1].0] => (Halves::Max, window),
-            Op::AvgPool2d { window, .. } if window.halves() => (Halves::Mean, window),
+            Op::MaxPool2d { window, .. } if !self.read[node.outputs[1].0] => (PoolKind::Max, window),
+            Op::AvgPool2d { window, .. } if window.halves() => (PoolKind::Mean, window),
             _ => return None,
         };
         let result = node.outputs[0];
@@ -70,7 +70,7 @@ impl<'a> Lowering<'a> {
         if depthwise::refusal(isa, &geometry).is_none() {
             return false;
         }
-        let (halves, largest) = (pooling.geometry.window.halves(), pooling.kind == Halves::Max);
+        let (halves, largest) = (pooling.geometry.window.halves(), pooling.kind == PoolKind::Max);
         if winograd::refusal(self.options.algorithm.and(algorithm), &geometry).is_none() {
             return halves && largest && Product::pools(&geometry, epilogue);
         }

@@ -2,10 +2,10 @@
 
 use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
-use cnnrs::kernels::conv::planes::{self, Halves, Planes};
+use cnnrs::kernels::conv::planes::{self, Planes};
 use cnnrs::kernels::conv::spread::{BackwardData, BackwardWeights, Forward, Pack, refusal};
 use cnnrs::kernels::conv::{Epilogue, Geometry};
-use cnnrs::kernels::pool::{AvgPool, MaxPool, PoolGeometry};
+use cnnrs::kernels::pool::{AvgPool, MaxPool, PoolGeometry, PoolKind};
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
 use proptest::prelude::*;
@@ -89,8 +89,8 @@ impl Case {
             };
             let whole = of(Planes::new(isa, self.geometry, epilogue), 4 * len);
             for (pool, kernel) in [
-                (Halves::Mean, &AvgPool::new(isa, geometry, true) as &dyn Kernel),
-                (Halves::Max, &MaxPool::new(isa, geometry, None)),
+                (PoolKind::Mean, &AvgPool::new(isa, geometry, true) as &dyn Kernel),
+                (PoolKind::Max, &MaxPool::new(isa, geometry, None)),
             ] {
                 let want: Vec<f32> = run(kernel, &[Operand::of(&whole), Operand::poison::<f32>(len)])[1].get();
                 let got = of(Planes::new(isa, self.geometry, epilogue).pooled(pool), len);

@@ -6,12 +6,11 @@
 
 mod pooled;
 
-pub use pooled::Halves;
-
 use std::ops::Range;
 
 use super::line::Ending;
 use super::{Epilogue, Geometry};
+use crate::kernels::pool::PoolKind;
 use crate::kernels::{Kernel, share, tasks_for};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
@@ -32,7 +31,7 @@ pub struct Planes {
     isa: Isa,
     geometry: Geometry,
     epilogue: Epilogue,
-    pool: Option<Halves>,
+    pool: Option<PoolKind>,
     tasks: usize,
 }
 
@@ -63,7 +62,7 @@ impl Planes {
 
     /// The same with its results pooled over 2×2 as its result.
     #[must_use]
-    pub fn pooled(self, pool: Halves) -> Self {
+    pub fn pooled(self, pool: PoolKind) -> Self {
         debug_assert!(Self::pools(&self.geometry, self.epilogue));
         Self { pool: Some(pool), tasks: self.tasks.min(self.geometry.n * self.geometry.oh / 2), ..self }
     }
@@ -201,7 +200,7 @@ impl Kernel for Planes {
         format!(
             "conv{}{}_planes_{}x{}_{}",
             self.epilogue.name(),
-            self.pool.map_or("", Halves::name),
+            self.pool.map_or("", PoolKind::name),
             Self::width(self.isa),
             self.geometry.oc,
             self.isa.name()

@@ -4,27 +4,9 @@ use super::{CHANNELS, Line, VECTORS, by_channels, sums_of};
 use crate::function::UnaryKind;
 use crate::kernels::conv::epilogue::{Finish, mode};
 use crate::kernels::elementwise;
+use crate::kernels::pool::{PoolKind, largest};
 use crate::multiversion;
 use crate::simd::{Isa, Simd};
-
-/// What becomes of 2×2 results, to the bits of the pooling kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Halves {
-    /// Their mean: the upper two are added, then the lower two, then both sums.
-    Mean,
-    /// The largest; the first NaN wins over everything and gives the standard NaN.
-    Max,
-}
-
-impl Halves {
-    /// What a kernel's name says of it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "_avg_pool",
-            Self::Max => "_max_pool",
-        }
-    }
-}
 
 /// A line of pooled results.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +18,7 @@ pub struct Pooled {
     pub finish: Finish,
     /// The activation that follows, unless `finish` has it.
     pub later: Option<UnaryKind>,
-    pub pool: Halves,
+    pub pool: PoolKind,
     /// Room for half the pixels in whole tiles, and one more.
     pub result: *mut f32,
 }
@@ -70,16 +52,12 @@ unsafe fn body<S: Simd, const C: usize>(call: &Pooled) {
                 let top = S::unzip(S::load(top), S::load(top.wrapping_add(S::LANES)));
                 let bottom = S::unzip(S::load(bottom), S::load(bottom.wrapping_add(S::LANES)));
                 let value = match call.pool {
-                    Halves::Mean => {
+                    PoolKind::Mean => {
+                        // As `AvgPool`: the upper two, the lower two, then both sums.
                         let sum = S::add(S::add(top.0, top.1), S::add(bottom.0, bottom.1));
                         S::mul(sum, S::splat(0.25))
                     }
-                    Halves::Max => {
-                        let upper = S::or(S::is_nan(top.0), S::is_nan(top.1));
-                        let lower = S::or(S::is_nan(bottom.0), S::is_nan(bottom.1));
-                        let best = S::max(bottom.1, S::max(bottom.0, S::max(top.1, top.0)));
-                        S::select(S::or(upper, lower), S::splat(f32::NAN), best)
-                    }
+                    PoolKind::Max => largest::<S, 4>([top.0, top.1, bottom.0, bottom.1]),
                 };
                 S::store(pooled.wrapping_add(c * S::LANES), value);
             }

@@ -4,6 +4,7 @@ use super::transform::{IN, Result, SMALL, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, PerChannel, mode};
 use crate::kernels::conv::moments::Tiles;
 use crate::kernels::norm::Sums;
+use crate::kernels::pool::largest;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 
 /// What the results of a block and a panel have in common.
@@ -89,14 +90,11 @@ unsafe fn results_body<
                     let at = dst.wrapping_add(y / step * write.pitch[0] + x / step * write.pitch[1] + c);
                     let mut result = finished::<S, MODE>(write, values[y][x], &channel, at, lanes);
                     if POOL {
-                        // As `MaxPool`: the first NaN wins.
-                        let mut undefined = S::is_nan(result);
-                        for value in [values[y][x + 1], values[y + 1][x], values[y + 1][x + 1]] {
-                            let value = finished::<S, MODE>(write, value, &channel, at, lanes);
-                            undefined = S::or(undefined, S::is_nan(value));
-                            result = S::max(value, result);
+                        let mut window = [result, values[y][x + 1], values[y + 1][x], values[y + 1][x + 1]];
+                        for i in 1..4 {
+                            window[i] = finished::<S, MODE>(write, window[i], &channel, at, lanes);
                         }
-                        result = S::select(undefined, S::splat(f32::NAN), result);
+                        result = largest::<S, 4>(window);
                     }
                     if lanes == S::LANES {
                         S::store(at, result);
