@@ -1,11 +1,11 @@
 //! Runs a plan: the one place that turns buffers into addresses.
 //!
-//! All members of the team walk the same list of steps and meet at a barrier after each. The calling thread (rank 0)
+//! All members of the team walk the same list of steps and meet at a barrier after each, save between steps of one task:
+//! those are the calling thread's. The calling thread (rank 0)
 //! looks for an interrupt now and then, unless the plan is small, until the first step that writes stored tensors; from
 //! there a run goes to its end. Debug builds open and check [`guards`](crate::guards) around every step. With
 //! `CNNRS_CHECK=finite` the results of every step are looked at before the next one begins.
 
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +88,54 @@ fn given_up(process: u32) -> Error {
     )
 }
 
+/// The first step at which a run stopped, was seen to go wrong in one way or another; `usize::MAX` if it was not.
+struct Course {
+    stop: AtomicUsize,
+    panicked: AtomicUsize,
+    overrun: AtomicUsize,
+    not_finite: AtomicUsize,
+}
+
+impl Course {
+    fn new() -> Self {
+        let [stop, panicked, overrun, not_finite] = [(); 4].map(|()| AtomicUsize::new(usize::MAX));
+        Self { stop, panicked, overrun, not_finite }
+    }
+
+    /// Whether nothing speaks against going on behind step `index`.
+    fn goes_on(&self, index: usize) -> bool {
+        self.stop.load(Ordering::SeqCst) > index
+    }
+
+    /// Does a piece of step `index`; if it panics, the run stops.
+    fn attempt(&self, index: usize, piece: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(piece)).is_err() {
+            self.panicked.fetch_min(index, Ordering::SeqCst);
+            self.stop.fetch_min(index, Ordering::SeqCst);
+        }
+    }
+
+    /// What the caller is told of a run that began in `process`.
+    ///
+    /// # Safety
+    /// `operands` are those of the run, and nobody writes them meanwhile.
+    unsafe fn result(self, plan: &Plan, operands: &[Slot], process: u32) -> std::result::Result<(), Stopped> {
+        let not_finite = self.not_finite.into_inner();
+        if not_finite < usize::MAX {
+            let offset = plan.steps[..not_finite].iter().map(|step| step.operands.len()).sum::<usize>();
+            // SAFETY: the step has run.
+            let error = unsafe { finite::error(plan, not_finite, &operands[offset..]) };
+            return Err(Stopped { error, wrote: not_finite >= plan.first_effect });
+        }
+        match (self.panicked.into_inner(), self.overrun.into_inner(), self.stop.into_inner()) {
+            (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
+            (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
+            (usize::MAX, index, _) => Err(bug(plan, index, "wrote past the end of a buffer")),
+            (index, _, _) => Err(bug(plan, index, "panicked")),
+        }
+    }
+}
+
 /// Runs `plan` on a team of at most `threads`. `interrupted` is asked on the calling thread and may stop the run before
 /// the first write. A warm run allocates nothing but what starting the team costs.
 ///
@@ -107,7 +155,7 @@ pub unsafe fn run(
     resolve(plan, externals, arena, memory);
     let scratch = Slot::new(scratch, pitch * threads);
     let (buffers, operands): (&[Slot], &[Slot]) = (&arena.buffers, &arena.operands);
-    let [stop, panicked, overrun, not_finite] = [(); 4].map(|()| AtomicUsize::new(usize::MAX));
+    let course = Course::new();
     let fault = faults::panic_at();
     let clock = Clock::start(plan);
     let process = fork::generation();
@@ -122,25 +170,28 @@ pub unsafe fn run(
             let slots = &operands[offset..offset + step.operands.len()];
             offset += step.operands.len();
             let writes = index >= plan.first_effect;
+            let single = plan.single[index];
+            // Between two steps of the calling thread nobody has to wait.
+            let meets = GUARD > 0 || check || !(single && plan.single.get(index + 1) == Some(&true));
             if GUARD > 0 {
                 // SAFETY: scratch is this member's; buffers that this step is the first to touch are touched by nobody
                 // before the barrier.
                 unsafe { open(plan, index, buffers, externals.guarded, scratch, member) };
                 member.wait();
             }
-            let mut work = |number: usize, phase: Range<usize>| {
+            let mut work = |tasks: &mut dyn Iterator<Item = usize>| {
                 assert!(fault != Some((index, member.rank)), "injected by a test");
                 // SAFETY: `resolve` gave every operand its buffer; steps and phases are separated by barriers and tasks
                 // of one phase write different elements.
                 let args = unsafe { Args::new(slots) };
-                for task in member.tasks(number, phase.len()) {
-                    if stop.load(Ordering::Relaxed) <= index {
+                for task in tasks {
+                    if course.stop.load(Ordering::Relaxed) <= index {
                         break;
                     }
                     // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
-                    unsafe { step.kernel.run(phase.start + task, &args, scratch.ptr()) };
+                    unsafe { step.kernel.run(task, &args, scratch.ptr()) };
                     if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
-                        stop.fetch_min(index, Ordering::SeqCst);
+                        course.stop.fetch_min(index, Ordering::SeqCst);
                     }
                 }
             };
@@ -148,45 +199,52 @@ pub unsafe fn run(
                 if number > 0 {
                     member.wait();
                 }
+                let tasks = step.kernel.phase(number);
                 // A member that sees a stop skips tasks, never a barrier.
-                if catch_unwind(AssertUnwindSafe(|| work(phases, step.kernel.phase(number)))).is_err() {
-                    panicked.fetch_min(index, Ordering::SeqCst);
-                    stop.fetch_min(index, Ordering::SeqCst);
-                }
-                phases += 1;
+                course.attempt(index, || {
+                    if single {
+                        work(&mut tasks.filter(|_| member.rank == 0));
+                    } else {
+                        work(&mut member.tasks(phases, tasks.len()).map(|task| tasks.start + task));
+                    }
+                });
+                // Those of the calling thread alone are not counted: the others look for no tasks in them.
+                phases += usize::from(!single);
             }
             // SAFETY: opened above.
             if GUARD > 0 && !unsafe { guards::intact(scratch) } {
-                overrun.fetch_min(index, Ordering::SeqCst);
+                course.overrun.fetch_min(index, Ordering::SeqCst);
             }
-            member.wait_behind(|| {
-                // SAFETY: as for the tasks, all of which have ended; nobody goes on meanwhile.
-                let tail = || unsafe { step.kernel.tail(&Args::new(slots)) };
-                let whole = stop.load(Ordering::SeqCst) > index;
-                if whole && catch_unwind(AssertUnwindSafe(tail)).is_err() {
-                    panicked.fetch_min(index, Ordering::SeqCst);
-                    stop.fetch_min(index, Ordering::SeqCst);
+            let finish = || {
+                if course.goes_on(index) {
+                    // SAFETY: as for the tasks, all of which have ended; nobody goes on meanwhile.
+                    course.attempt(index, || unsafe { step.kernel.tail(&Args::new(slots)) });
                 }
-            });
+            };
+            if meets {
+                member.wait_behind(finish);
+            } else if member.rank == 0 {
+                finish();
+            }
             if GUARD > 0 {
                 // SAFETY: nobody writes before the next barrier.
                 if member.rank == 0 && !unsafe { intact(plan, index, buffers, externals.guarded) } {
-                    overrun.fetch_min(index, Ordering::SeqCst);
+                    course.overrun.fetch_min(index, Ordering::SeqCst);
                 }
-                stop.fetch_min(overrun.load(Ordering::SeqCst), Ordering::SeqCst);
+                course.stop.fetch_min(course.overrun.load(Ordering::SeqCst), Ordering::SeqCst);
                 member.wait();
             }
             if check && !step.results.is_empty() {
                 // What a step that was given up has left behind says nothing.
-                let whole = stop.load(Ordering::SeqCst) > index;
+                let looks = member.rank == 0 && course.goes_on(index);
                 // SAFETY: nobody writes before the next barrier.
-                if member.rank == 0 && whole && !unsafe { finite::holds(step, slots) } {
-                    not_finite.store(index, Ordering::SeqCst);
+                if looks && !unsafe { finite::holds(step, slots) } {
+                    course.not_finite.store(index, Ordering::SeqCst);
                 }
                 member.wait();
-                stop.fetch_min(not_finite.load(Ordering::SeqCst), Ordering::SeqCst);
+                course.stop.fetch_min(course.not_finite.load(Ordering::SeqCst), Ordering::SeqCst);
             }
-            if stop.load(Ordering::SeqCst) <= index {
+            if meets && !course.goes_on(index) {
                 return;
             }
             if let Some(clock) = clock.as_ref().filter(|_| member.rank == 0) {
@@ -194,23 +252,12 @@ pub unsafe fn run(
             }
         }
     };
-    region(threads, &body);
+    region(threads, plan.attendance(), &body);
     if let Some(clock) = clock {
         clock.keep(plan, threads);
     }
-    let not_finite = not_finite.into_inner();
-    if not_finite < usize::MAX {
-        let offset = plan.steps[..not_finite].iter().map(|step| step.operands.len()).sum::<usize>();
-        // SAFETY: the step has run and the team is gone.
-        let error = unsafe { finite::error(plan, not_finite, &operands[offset..]) };
-        return Err(Stopped { error, wrote: not_finite >= plan.first_effect });
-    }
-    match (panicked.into_inner(), overrun.into_inner(), stop.into_inner()) {
-        (usize::MAX, usize::MAX, usize::MAX) => Ok(()),
-        (usize::MAX, usize::MAX, _) => Err(given_up(process).into()),
-        (usize::MAX, index, _) => Err(bug(plan, index, "wrote past the end of a buffer")),
-        (index, _, _) => Err(bug(plan, index, "panicked")),
-    }
+    // SAFETY: the team is gone.
+    unsafe { course.result(plan, operands, process) }
 }
 
 /// What the caller is told of a step that did what none may do.

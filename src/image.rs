@@ -8,7 +8,7 @@ use crate::arena::{give_output, take_output};
 use crate::error::{Error, Result};
 use crate::kernels::Kernel;
 use crate::kernels::image::{Horizontal, Interpolation, Taps, Vertical};
-use crate::parallel::region;
+use crate::parallel::{Attendance, region};
 use crate::program::{InputView, OutputBuf};
 use crate::tensor::{AlignedBuf, Args, DType, Slot, shape_text, volume};
 
@@ -117,7 +117,7 @@ unsafe fn fill(
     ];
     let threads = if n > 1 { crate::config::threads()?.0 } else { 1 };
     let panicked = AtomicBool::new(false);
-    region(threads, &|member| {
+    region(threads, Attendance::All, &|member| {
         for (phase, (kernel, operands)) in passes.into_iter().zip(slots.windows(2)).enumerate() {
             let work = || {
                 // SAFETY: all three live during the region; a pass writes memory that nobody else has.

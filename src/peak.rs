@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::multiversion;
-use crate::parallel::region;
+use crate::parallel::{Attendance, region};
 use crate::simd::{Isa, Simd};
 
 /// Independent chains: enough to hide the latency of two units, few enough for sixteen registers.
@@ -39,7 +39,7 @@ unsafe fn chains_body<S: Simd>(rounds: u64, factor: f32) -> f32 {
 pub fn fma_peak(isa: Isa, threads: usize, length: Duration) -> f64 {
     const ROUNDS: u64 = 20_000;
     let rate = std::sync::Mutex::new(0.0);
-    region(threads, &|member| {
+    region(threads, Attendance::All, &|member| {
         member.wait();
         let start = Instant::now();
         let mut rounds = 0u64;

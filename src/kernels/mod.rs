@@ -33,12 +33,18 @@ pub mod update;
 
 /// Tasks that big work is cut into: enough for tens of threads, few enough to cost nothing.
 const TASKS: usize = 32;
-/// Multiply-adds below which a task is not worth being cut further.
+/// Multiply-adds of a task where there is plenty of work.
 const TASK_WORK: usize = 1 << 17;
+/// Multiply-adds that are worth being shared by two threads that are awake.
+const SHARED_WORK: usize = 1 << 14;
 
-/// Tasks that so many multiply-adds are worth.
+/// Tasks that so many multiply-adds are worth; few ones are so many that two or four threads have the same.
 fn tasks_for(work: usize) -> usize {
-    (work / TASK_WORK).clamp(1, TASKS)
+    match work / TASK_WORK {
+        0..2 => 1 + usize::from(work >= SHARED_WORK),
+        few @ 2..8 => few.next_power_of_two(),
+        many => many.min(TASKS),
+    }
 }
 
 /// Part number `index` of `parts` nearly equal parts of `0..total`.

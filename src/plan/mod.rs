@@ -12,6 +12,7 @@ use crate::config::Algorithm;
 use crate::error::Result;
 use crate::graph::{Graph, Op, Role, ValueId};
 use crate::kernels::Kernel;
+use crate::parallel::Attendance;
 use crate::passes;
 use crate::simd::Isa;
 use crate::tensor::{AlignedBuf, DType, GUARD, scratch_pitch};
@@ -121,6 +122,8 @@ impl LabelRule {
 pub struct Plan {
     /// Kernel calls in order.
     pub steps: Vec<Step>,
+    /// Steps of one task, which the calling thread runs.
+    pub single: Vec<bool>,
     /// All buffers.
     pub buffers: Vec<Buffer>,
     /// Weights packed outside the run.
@@ -151,13 +154,20 @@ pub struct Plan {
     pub passes: Vec<passes::PassReport>,
 }
 
-/// Work below so many floating-point operations and bytes stays on the calling thread: waking others costs more.
+/// Work below so many floating-point operations and bytes stays on the calling thread: others cost more to meet.
+const TINY: u64 = 1 << 17;
+/// Work below so many is shared with threads that are awake; to wake them costs more.
 const SMALL: u64 = 1 << 20;
 
 impl Plan {
-    /// Whether one thread is enough.
+    /// Whether it ends before anybody could want to interrupt it.
     pub fn is_small(&self) -> bool {
         self.work < SMALL
+    }
+
+    /// Who takes part in a run.
+    pub fn attendance(&self) -> Attendance {
+        if self.is_small() { Attendance::Awake } else { Attendance::All }
     }
 
     /// Bytes that a run on a team of `threads` needs beside the caller's arrays and stored tensors, as the system counts
@@ -187,11 +197,11 @@ impl Plan {
         self.packs.iter().map(|pack| pack.bytes).sum()
     }
 
-    /// The team that runs it: one thread if that is enough, else as many as are configured.
+    /// The largest team that runs it: one thread if that is enough, else as many as are configured.
     pub fn threads(&self) -> Result<usize> {
         // Read always: a bad setting shows at once.
         let configured = crate::config::threads()?.0;
-        Ok(if self.is_small() { 1 } else { configured })
+        Ok(if self.work < TINY { 1 } else { configured })
     }
 }
 

@@ -11,7 +11,7 @@ use super::arrays::output;
 use crate::arena::take_output;
 use crate::config::{self as setting, Algorithm};
 use crate::kernels::draw::{self, Law};
-use crate::parallel::{Member, region};
+use crate::parallel::{Attendance, Member, region};
 use crate::program::OutputBuf;
 use crate::random;
 use crate::simd::Isa;
@@ -154,7 +154,7 @@ fn drawn(py: Python<'_>, seed: u64, stream: u64, size: usize, law: Law) -> PyRes
                 draw::fill(isa, piece, i * DRAWN_AT_ONCE, seed, stream, law);
             }
         };
-        py.detach(|| region(threads, &body));
+        py.detach(|| region(threads, Attendance::All, &body));
     })
 }
 

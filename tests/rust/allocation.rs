@@ -169,9 +169,9 @@ fn a_warm_run_allocates_only_to_wake_its_team() {
             cnnrs::config::set_threads(threads);
             let found = allocations(&program, &inputs);
             let team = cnnrs::parallel::running_threads().unwrap_or(1);
-            // Whatever the plan and the team's size: what its members share, and rayon's broadcast job.
-            let expected = if threads.min(team) == 1 { 0 } else { 2 * RUNS };
-            assert_eq!(found, expected, "{name} on {threads} threads, {RUNS} runs");
+            // Whatever the plan and the team's size: rayon's broadcast job where the workers slept, else nothing.
+            let most = if threads.min(team) == 1 { 0 } else { RUNS };
+            assert!(found <= most, "{name} on {threads} threads, {RUNS} runs: {found} allocations");
         }
     }
 }

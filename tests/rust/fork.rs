@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 
-use cnnrs::parallel::region;
+use cnnrs::parallel::{Attendance, region};
 use cnnrs::storage::Stored;
 use cnnrs::sync::{Access, Brief, Waiting};
 use cnnrs::tensor::DType;
@@ -138,21 +138,21 @@ fn a_brief_lock_is_free_and_whole_in_every_child() {
 fn a_child_builds_its_own_team_while_its_parents_works() {
     let members = || {
         let count = AtomicUsize::new(0);
-        region(3, &|member| {
+        region(3, Attendance::All, &|member| {
             count.fetch_add(1, Ordering::Relaxed);
             member.wait();
         });
         count.into_inner()
     };
     members();
-    let work = || region(3, &|member| member.wait());
+    let work = || region(3, Attendance::All, &|member| member.wait());
     meanwhile(work, || (0..20).for_each(|_| forked(|| (0..3).all(|_| members() == 3))));
 }
 
 #[test]
 fn a_child_forked_inside_a_region_leaves_it() {
     let child = AtomicUsize::new(usize::MAX);
-    region(3, &|member| {
+    region(3, Attendance::All, &|member| {
         if member.rank == 0 {
             // SAFETY: the child leaves the region, says so and ends.
             let pid = unsafe { libc::fork() };

@@ -57,6 +57,7 @@ impl Lowering<'_> {
         let steps: Vec<Step> = self.steps.into_iter().map(|draft| draft.step).collect();
         let flops = steps.iter().map(|step| step.kernel.flops()).sum();
         Plan {
+            single: steps.iter().map(|step| step.kernel.phases() == 1 && step.kernel.tasks() <= 1).collect(),
             buffers,
             packs: self.packs,
             constants: self.constants,
