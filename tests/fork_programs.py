@@ -328,5 +328,22 @@ def pinned_worker() -> None:
     assert cnnrs.get_num_threads() == whole
 
 
+def while_workers_are_awake(forks: int) -> None:
+    """Forks right behind small calls, when the workers still look for the next one; parent and child call on."""
+    cnnrs.set_num_threads(3)
+    model, image = new_model(), images(1)
+    expected = digest(model(image))
+
+    def calls() -> None:
+        for _ in range(50):
+            assert digest(model(image)) == expected
+
+    for _ in range(int(forks)):
+        calls()
+        child = fork(calls)
+        calls()
+        join(child)
+
+
 if __name__ == "__main__":
     processes.main(globals())

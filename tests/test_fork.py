@@ -47,6 +47,11 @@ def test_grandchildren(depth: int) -> None:
     run("fork_programs", "generations", depth, seconds=120)
 
 
+def test_fork_while_workers_are_awake() -> None:
+    """Small calls go on in parent and child, though the parent's workers were about to take part in the next."""
+    run("fork_programs", "while_workers_are_awake", 20)
+
+
 def test_fork_in_a_signal_handler() -> None:
     """The parent's call goes on; in the child, which has no team, it ends with RuntimeError."""
     run("fork_programs", "in_a_signal_handler")

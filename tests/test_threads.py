@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -54,6 +55,21 @@ def test_inference_is_deterministic(
     model = models.lenet5(**form)
     images, _ = images_and_labels(batch)
     assert_deterministic(lambda: model(images))
+
+
+@pytest.mark.usefixtures("isa")
+def test_small_calls_are_the_same_whoever_takes_part(restore_threads: None) -> None:
+    """A batch of one, with workers that are awake, asleep or on their way, as pauses between the calls let them be."""
+    model = models.lenet5()
+    image, _ = images_and_labels(1)
+    cnnrs.set_num_threads(1)
+    expected = model(image).copy()
+    for count in (2, 5):
+        cnnrs.set_num_threads(count)
+        for call in range(300):
+            tolerance.assert_same_bits(model(image), expected, f"{count} threads, call {call}")
+            if call % 20 >= 18:
+                time.sleep(0.001 * (call % 3))
 
 
 @FORMS

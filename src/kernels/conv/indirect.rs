@@ -120,7 +120,7 @@ impl Indirect {
                     }
                     _ => of.tables.open(rows.clone(), of.source),
                 };
-                let next = if cut.panels_first && cut.resident {
+                let next = if cut.panels_first && (cut.resident || of.panels.len() == 1) {
                     // All pixels pass by the task's weights: the next task's come during that, a part per unit.
                     let PanelCall { weights, length, .. } = of.call;
                     let more = of.panels.len().min(problem.panels() - of.panels.end) * length;
