@@ -32,7 +32,7 @@ pub mod tailed;
 pub mod update;
 
 /// Tasks that big work is cut into: enough for tens of threads, few enough to cost nothing.
-const TASKS: usize = 32;
+const TASKS: usize = 64;
 /// Multiply-adds of a task where there is plenty of work.
 const TASK_WORK: usize = 1 << 17;
 /// Multiply-adds that are worth being shared by two threads that are awake.

@@ -10,11 +10,14 @@ use crate::kernels::share;
 use crate::simd::Isa;
 use crate::tensor::Dst;
 
+/// Fewest pixels of a part, on average.
+const LEAST: usize = BLOCK / 2;
+
 /// Why the statistics of results whose parts have so many pixels are left to a pass of their own, if they are: a part has
 /// two doubles per channel, which are written and merged for every few pixels otherwise.
 pub fn refusal(parts: &[usize]) -> Option<String> {
     let pixels: usize = parts.iter().sum();
-    (pixels < BLOCK * parts.len().max(1)).then(|| format!("{pixels} pixels in {} parts", parts.len()))
+    (pixels < LEAST * parts.len().max(1)).then(|| format!("{pixels} pixels in {} parts", parts.len()))
 }
 
 /// The statistics of one part.
