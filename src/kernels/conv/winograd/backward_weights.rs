@@ -5,7 +5,7 @@
 //! which is transformed back at the end. Chunks depend on the shape only and are added in order. With few tiles there is
 //! one chunk, and a task takes a block of channels through all positions and back.
 
-use super::source::{Positions, transform_gradient, transform_source};
+use super::source::{Positions, transform_gradient, transform_source, zeros_len};
 use super::tile::{Rows, sum_over_tiles};
 use super::transform::{IN, POSITIONS, Transform, WeightsTransposed, square};
 use super::{Geometry, Task};
@@ -142,7 +142,7 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        let zeros = self.task.sc.max(self.task.dc).next_multiple_of(16);
+        let zeros = zeros_len(&self.task);
         let [rows, pitch] = self.block();
         zeros.max(if self.whole { POSITIONS * (rows * pitch + 16) } else { 0 }) * size_of::<f32>()
     }
@@ -184,7 +184,7 @@ impl BackwardWeights {
         let zeros = scratch.cast::<f32>();
         // SAFETY: the operands are those of this geometry; scratch holds zeros for either side.
         unsafe {
-            zeros.write_bytes(0, of.sc.max(of.dc));
+            zeros.write_bytes(0, zeros_len(of));
             let mut tile = of.tile(tiles.start + task * TILES);
             for row in task * TILES..((task + 1) * TILES).min(tiles.len()) {
                 let next = of.next(tile);

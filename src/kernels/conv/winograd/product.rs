@@ -1,7 +1,7 @@
 //! Forward and data gradient: how the work is cut, and what a task runs of the [`stages`](super::stages).
 
 use super::pack::{Panels, transform_weights};
-use super::source::Positions;
+use super::source::{Positions, zeros_len};
 use super::stages::{Behind, Run};
 use super::{Geometry, Task, Tile};
 use crate::kernels::conv::Epilogue;
@@ -116,20 +116,20 @@ impl Product {
         (0..parts).map(|part| share(part, parts, self.task.tiles()).map(pixels).sum()).collect()
     }
 
-    /// Results along each axis for one that is written.
-    pub(super) fn step(&self) -> usize {
-        if self.pool { 2 } else { 1 }
+    /// What is written along an axis for so many results, without a division.
+    pub(super) fn written(&self, results: usize) -> usize {
+        results >> u32::from(self.pool)
     }
 
     /// Floats of a line of what is written.
     pub(super) fn line(&self) -> usize {
-        self.task.dw / self.step() * self.task.dc
+        self.written(self.task.dw) * self.task.dc
     }
 
     /// Floats to the first thing that is written of a tile, and its rows and columns of results.
     pub(super) fn place(&self, Tile { image, y, x }: Tile) -> (usize, [usize; 2]) {
         let of = &self.task;
-        let at = (image * of.dh + y) / self.step() * self.line() + x / self.step() * of.dc;
+        let at = self.written(image * of.dh + y) * self.line() + self.written(x) * of.dc;
         (at, [of.out.min(of.dh - y), of.out.min(of.dw - x)])
     }
 
@@ -163,7 +163,7 @@ impl Product {
                 if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 },
             ),
         };
-        let zeros = self.task.sc.next_multiple_of(16);
+        let zeros = zeros_len(&self.task);
         Layout { tiles, source, weights, sums: self.task.places(tiles, self.panels.nr), zeros }
     }
 }
@@ -237,7 +237,7 @@ impl Kernel for Product {
         let sums = weights.wrapping_add(layout.weights);
         let zeros = sums.wrapping_add(layout.sums.floats());
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
-        let (len, result) = (of.n * of.dh / self.step() * self.line(), 2 + self.epilogue.operands());
+        let (len, result) = (self.written(of.n * of.dh) * self.line(), 2 + self.epilogue.operands());
         // The tiles of this task.
         let transforms = matches!(self.cut, Cut::Panels { .. }) && task < self.phase(0).end;
         let tiles = match self.cut {

@@ -1,8 +1,9 @@
 //! Tiles of pixels into positions.
 
-use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform, square};
+use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform};
 use super::{Task, Tile};
 use crate::simd::{Simd, dispatch::multiversion};
+use std::hint::black_box;
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
 /// `q·plane + p·panel + t·pitch + c`.
@@ -26,7 +27,7 @@ impl Positions {
     pub fn new(count: usize, tiles: usize, channels: usize) -> Self {
         let pitch = channels.next_multiple_of(16);
         let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
-        Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: 0, count }
+        Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: pitch, count }
     }
 
     /// All [`POSITIONS`] in panels of `width` channels, each of which is one stretch of memory.
@@ -47,46 +48,96 @@ impl Positions {
     }
 }
 
-/// Pixels of one tile, by row and column; those outside the image point at zeros.
-type Pixels = [[*const f32; IN]; IN];
+/// The source pixels of one tile.
+struct Square {
+    /// The first pixel of each row, which need not be inside the image; rows outside are zeros.
+    rows: [*const f32; IN],
+    /// From the first column inside the image to the one behind the last.
+    columns: [usize; 2],
+    /// Pixels that are soon wanted: the first of a square.
+    ahead: *const f32,
+    /// Floats from one pixel to the next, and from one line of the image to the next.
+    pitch: [usize; 2],
+    channels: usize,
+}
 
 /// # Safety
-/// Every pixel is readable for `channels` floats, and every position writable for them rounded up to whole vectors.
+/// Every row is readable for the channels of the columns inside, and every position writable for them rounded up to whole vectors.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
 unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const OUT: usize>(
-    pixels: &Pixels,
-    ahead: &Pixels,
-    channels: usize,
+    square: &Square,
     to: *mut f32,
     places: &Positions,
 ) {
     // SAFETY: the caller's word.
     unsafe {
-        for c in (0..channels).step_by(S::LANES) {
-            let lanes = S::LANES.min(channels - c);
-            let zero = S::splat(0.0);
-            let mut values = [[zero; FROM]; FROM];
-            for y in 0..FROM {
-                for x in 0..FROM {
-                    let at = pixels[y][x].wrapping_add(c);
-                    values[y][x] = if lanes == S::LANES { S::load(at) } else { S::load_partial(at, lanes) };
-                }
-            }
+        let (mut to, mut left) = (to, places.width);
+        for c in (0..square.channels).step_by(S::LANES) {
+            // Strides that the compiler knew would make it keep an address per pixel and position, on the stack.
+            let [pixel, line, plane] = black_box([square.pitch[0], square.pitch[1], places.plane]);
             for y in 0..OUT {
                 for x in 0..OUT {
-                    S::prefetch(ahead[y][x].wrapping_add(c));
+                    S::prefetch(square.ahead.wrapping_add(c + y * line + x * pixel));
                 }
             }
-            let values = square::<S, T, FROM, TO>(values);
-            let (here, next) = (places.channel(c), places.channel(c + S::LANES));
-            for y in 0..TO {
-                for x in 0..TO {
-                    let position = to.wrapping_add((y * TO + x) * places.plane);
-                    S::store(position.wrapping_add(here), values[y][x]);
-                    // Positions live in the second-level cache: the next line is wanted before it is written.
-                    S::prefetch(position.wrapping_add(next));
+            left -= S::LANES;
+            let mut step = S::LANES;
+            if left == 0 {
+                (step, left) = (places.panel + S::LANES - places.width, places.width);
+            }
+            half::<S, T, FROM, TO, 0>(square, c, pixel, to, plane, step);
+            half::<S, T, FROM, TO, 1>(square, c, pixel, to, plane, step);
+            to = to.wrapping_add(step);
+        }
+    }
+}
+
+/// The upper or lower half of the positions of a vector of channels: few enough values for the registers.
+///
+/// # Safety
+/// As [`transform_body`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn half<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const HALF: usize>(
+    square: &Square,
+    c: usize,
+    pixel: usize,
+    to: *mut f32,
+    plane: usize,
+    step: usize,
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let zero = S::splat(0.0);
+        let lanes = square.channels - c;
+        let mut values = [[zero; FROM]; IN / 2];
+        for x in 0..FROM {
+            let mut column = [zero; FROM];
+            if x >= square.columns[0] && x < square.columns[1] {
+                let at = c + x * pixel;
+                if lanes >= S::LANES {
+                    for y in 0..FROM {
+                        column[y] = S::load(square.rows[y].wrapping_add(at));
+                    }
+                } else {
+                    for y in 0..FROM {
+                        column[y] = S::load_partial(square.rows[y].wrapping_add(at), lanes);
+                    }
                 }
+            }
+            let column = T::apply::<S>(column);
+            for y in 0..TO / 2 {
+                values[y][x] = column[HALF * TO / 2 + y];
+            }
+        }
+        for y in 0..TO / 2 {
+            let row = T::apply::<S>(values[y]);
+            let to = to.wrapping_add((HALF * TO / 2 + y) * TO * plane);
+            for x in 0..TO {
+                let position = to.wrapping_add(x * plane);
+                S::store(position, row[x]);
+                // Positions live in the second-level cache: the next line is wanted before it is written.
+                S::prefetch(position.wrapping_add(step));
             }
         }
     }
@@ -95,84 +146,87 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, con
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd, const SIDE: usize, const OUT: usize>(
-    pixels: &Pixels,
-    ahead: &Pixels,
-    channels: usize,
-    to: *mut f32,
-    places: &Positions,
-) where
+unsafe fn source_body<S: Simd, const SIDE: usize, const OUT: usize>(square: &Square, to: *mut f32, places: &Positions)
+where
     Source: Transform<SIDE, SIDE>,
 {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, SIDE, SIDE, OUT>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, Source, SIDE, SIDE, OUT>(square, to, places) }
 }
 
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd, const OUT: usize>(
-    pixels: &Pixels,
-    ahead: &Pixels,
-    channels: usize,
-    to: *mut f32,
-    places: &Positions,
-) where
+unsafe fn gradient_body<S: Simd, const OUT: usize>(square: &Square, to: *mut f32, places: &Positions)
+where
     ResultTransposed: Transform<OUT, IN>,
 {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT, IN, OUT>(pixels, ahead, channels, to, places) }
+    unsafe { transform_body::<S, ResultTransposed, OUT, IN, OUT>(square, to, places) }
 }
 
 multiversion! {
     /// Transforms the source pixels of one tile of 4×4 results.
-    fn source_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [IN, 4];
+    fn source_4(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, 4];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 5×5.
-    fn source_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [IN, 2];
+    fn source_2(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, 2];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 3×3.
-    fn source_small(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = source_body, [SMALL, 2];
+    fn source_small(square: &Square, to: *mut f32, places: &Positions) = source_body, [SMALL, 2];
 }
 multiversion! {
     /// Transforms the gradients by the 4×4 results of one tile.
-    fn gradient_4(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = gradient_body, [4];
+    fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [4];
 }
 multiversion! {
     /// The same by 2×2 results.
-    fn gradient_2(pixels: &Pixels, ahead: &Pixels, channels: usize, to: *mut f32, places: &Positions) = gradient_body, [2];
+    fn gradient_2(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2];
 }
 
-/// The pixels of the square of `side` from (`y`, `x`) of an image of `size` pixels at `image`.
-fn pixels(
-    side: usize,
-    image: *const f32,
-    size: [usize; 2],
-    channels: usize,
-    (y, x): (isize, isize),
-    zeros: *const f32,
-) -> Pixels {
-    let inside = |first: isize, size: usize| {
-        let until = |at: isize| (at - first).clamp(0, side as isize) as usize;
-        until(0)..until(size as isize)
-    };
-    let (rows, columns) = (inside(y, size[0]), inside(x, size[1]));
-    let mut pixels = [[zeros; IN]; IN];
-    for row in rows {
-        let line = image.wrapping_offset(((y + row as isize) * size[1] as isize + x) * channels as isize);
-        for column in columns.clone() {
-            pixels[row][column] = line.wrapping_add(column * channels);
+impl Square {
+    /// The square of `side` pixels from `first` on, row and column, of an image of `size` pixels at `image`.
+    fn new(
+        side: usize,
+        image: *const f32,
+        size: [usize; 2],
+        channels: usize,
+        first: [isize; 2],
+        zeros: *const f32,
+    ) -> Self {
+        let inside = |axis: usize| {
+            let until = |at: isize| (at - first[axis]).clamp(0, side as isize) as usize;
+            [until(0), until(size[axis] as isize)]
+        };
+        let ([above, below], columns) = (inside(0), inside(1));
+        let pitch = [channels, size[1] * channels];
+        let start = image.wrapping_offset(first[0] * pitch[1] as isize + first[1] * channels as isize);
+        let mut rows = [zeros; IN];
+        for (y, row) in rows.iter_mut().enumerate().take(below).skip(above) {
+            *row = start.wrapping_add(y * pitch[1]);
         }
+        Self { rows, columns, ahead: start, pitch, channels }
     }
-    pixels
+
+    /// The same, asking for the pixels from `first` on, row and column, of `image`.
+    fn asking(self, image: *const f32, first: [isize; 2]) -> Self {
+        let at = first[0] * self.pitch[1] as isize + first[1] * self.pitch[0] as isize;
+        Self { ahead: image.wrapping_offset(at), ..self }
+    }
+}
+
+/// Zeros that the transforms of a tile of a task want.
+pub fn zeros_len(task: &Task) -> usize {
+    (task.side() * task.sc).max(task.out * task.dc).next_multiple_of(16)
 }
 
 /// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
 ///
 /// # Safety
-/// `src` is the whole source of `task`, `zeros` as many zeros as it has channels; the positions are writable.
+/// `src` is the whole source of `task`, `zeros` are as many zeros as a row of a tile has floats ([`zeros_len`]); the
+/// positions are writable.
 pub unsafe fn transform_source(
     isa: crate::simd::Isa,
     task: &Task,
@@ -182,28 +236,27 @@ pub unsafe fn transform_source(
     to: *mut f32,
     places: &Positions,
 ) {
-    // From what the tile before has not read on, of the next.
-    let square = |tile: Tile, side: usize, skipped: usize| {
-        let image = src.wrapping_add(tile.image * task.sh * task.sw * task.sc);
-        let first = |at: usize, axis: usize| (at + skipped) as isize - task.pad[axis] as isize;
-        pixels(side, image, [task.sh, task.sw], task.sc, (first(tile.y, 0), first(tile.x, 1)), zeros)
-    };
-    let (pixels, ahead) = (square(tile, task.side(), 0), square(next, task.out, task.kernel - 1));
+    let first = |tile: Tile| [tile.y as isize - task.pad[0] as isize, tile.x as isize - task.pad[1] as isize];
+    let (size, image) = ([task.sh, task.sw], task.sh * task.sw * task.sc);
+    // Of the next, what this one and the tiles above do not read.
+    let ahead = first(next).map(|at| at + (task.kernel - 1) as isize);
+    let square = Square::new(task.side(), src.wrapping_add(tile.image * image), size, task.sc, first(tile), zeros)
+        .asking(src.wrapping_add(next.image * image), ahead);
     let source = match (task.kernel, task.out) {
         (3, 4) => source_4,
         (3, _) => source_small,
         _ => source_2,
     };
     // SAFETY: the caller's word.
-    unsafe { source(isa, &pixels, &ahead, task.sc, to, places) };
+    unsafe { source(isa, &square, to, places) };
 }
 
 /// Transforms the gradients by the results of a tile to `to`, the place of its first position, and asks for those of the
 /// `next`.
 ///
 /// # Safety
-/// `diff_dst` is the whole gradient by the results of `task`, `zeros` as many zeros as it has channels; the positions
-/// are writable.
+/// `diff_dst` is the whole gradient by the results of `task`, `zeros` are as many zeros as a row of a tile has floats
+/// ([`zeros_len`]); the positions are writable.
 pub unsafe fn transform_gradient(
     isa: crate::simd::Isa,
     task: &Task,
@@ -213,11 +266,11 @@ pub unsafe fn transform_gradient(
     to: *mut f32,
     places: &Positions,
 ) {
-    let square = |tile: Tile| {
-        let image = diff_dst.wrapping_add(tile.image * task.dh * task.dw * task.dc);
-        pixels(task.out, image, [task.dh, task.dw], task.dc, (tile.y as isize, tile.x as isize), zeros)
-    };
+    let first = |tile: Tile| [tile.y as isize, tile.x as isize];
+    let (size, image) = ([task.dh, task.dw], task.dh * task.dw * task.dc);
+    let square = Square::new(task.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), zeros)
+        .asking(diff_dst.wrapping_add(next.image * image), first(next));
     let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
     // SAFETY: the caller's word.
-    unsafe { gradient(isa, &square(tile), &square(next), task.dc, to, places) };
+    unsafe { gradient(isa, &square, to, places) };
 }

@@ -205,7 +205,7 @@ impl Product {
         for _ in 0..results.next() {
             let (at, size) = self.place(*tile);
             let at = run.dst.wrapping_add(at + panel * self.panels.nr);
-            let size = size.map(|results| results / self.step());
+            let size = size.map(|results| self.written(results));
             // SAFETY: hints.
             unsafe { ask(isa, at, size, [self.line(), of.dc], self.channels(panel)) };
             *tile = of.behind(*tile);
