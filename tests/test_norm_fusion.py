@@ -14,6 +14,7 @@ from cnnrs import _core, graph, nn, optim
 from cnnrs import functional as F
 from cnnrs._losses import Loss
 from cnnrs._programs import Programs, Recipe
+from cnnrs._value import Value
 from tolerance import assert_within
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6}
@@ -68,7 +69,7 @@ def differentiated(model: nn.Module, batch: int = BATCH) -> tuple[_core.Graph, l
         x = trace.input((batch, 6, 7, 5), "float32", "x")
         y = model(x)
         loss = F.sum(y * y)
-        wrt = [x, *(graph.Value(trace, value, name) for value, name in trace.parameters())]
+        wrt = [x, *(Value(trace, value, name) for value, name in trace.parameters())]
         gradients = [gradient.id for gradient in trace.gradients([loss], [None], wrt) if gradient is not None]
     return trace.graph, [y.id, *gradients]
 

@@ -11,6 +11,7 @@ import numpy as np
 from cnnrs import graph
 from cnnrs._batch_size import BatchSize
 from cnnrs._core import ShapeError
+from cnnrs._value import Value, is_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -298,7 +299,7 @@ def check_array(x: Any, op: str, name: str = "x", rank: int | None = None) -> An
             _not_float32(f"a {x.dtype} array", name, op)
         if not x.dtype.isnative:
             x = x.astype(np.float32)
-    elif not (isinstance(x, graph.Value) or graph.is_parameter(x)):
+    elif not (isinstance(x, Value) or is_parameter(x)):
         _not_float32(show(x), name, op)
     if rank is not None and x.ndim != rank:
         message = (
@@ -321,7 +322,7 @@ def check_labels(labels: Any, op: str, name: str = "labels", rows: int | None = 
         TypeError: not an array of integers.
         ShapeError: not one dimension.
     """
-    if isinstance(labels, graph.Value):
+    if isinstance(labels, Value):
         return labels
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         got = f"a {labels.dtype} array" if isinstance(labels, np.ndarray) else show(labels)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnrs import functional, graph
+from cnnrs import functional
 from cnnrs._args import check_labels, show
 from cnnrs._core import ShapeError
+from cnnrs._value import Value
 
 __all__ = ["Loss"]
 
@@ -84,7 +85,7 @@ class Loss:
             raise ShapeError(msg)
         return y if y.dtype.char == "f" and y.dtype.isnative else y.astype(np.float32)
 
-    def trace(self, logits: graph.Value, target: graph.Value) -> list[int]:
+    def trace(self, logits: Value, target: Value) -> list[int]:
         """Record the loss; return the ids of its measures.
 
         These are the loss alone, or the loss, the number of rows guessed right and the number of rows counted: if
@@ -95,8 +96,8 @@ class Loss:
             ShapeError: What it returns has dimensions.
         """
         value = self._function(logits, target)
-        if not isinstance(value, graph.Value) or value.dtype != np.float32:
-            got = repr(value) if isinstance(value, graph.Value) else type(value).__name__
+        if not isinstance(value, Value) or value.dtype != np.float32:
+            got = repr(value) if isinstance(value, Value) else type(value).__name__
             msg = f"Trainer: loss must return a symbolic value of float32 to train, got {got}"
             raise TypeError(msg)
         if value.shape:

@@ -18,6 +18,7 @@ from cnnrs import _core, graph
 from cnnrs._args import check_array
 from cnnrs._losses import Loss
 from cnnrs._states import Averages, States
+from cnnrs._value import Value
 from cnnrs.nn.module import Module
 from cnnrs.nn.parameter import Buffer, Parameter
 from cnnrs.optim.clipping import scaled_to_norm, within_value
@@ -263,24 +264,24 @@ class Programs:
         name = "labels" if y.dtype.kind == "i" else "target"
         target = trace.input(y.shape, str(y.dtype), name)
         logits = self.model.trace_logits(images)
-        if not isinstance(logits, graph.Value):
+        if not isinstance(logits, Value):
             model, got = type(self.model).__name__, type(logits).__name__
             msg = f"{model}: forward must return logits (N, classes) to train, got {got}"
             raise TypeError(msg)
         return self.loss.trace(logits, target)
 
-    def _trace_gradients(self, trace: graph.Trace, loss: int) -> list[graph.Value]:
+    def _trace_gradients(self, trace: graph.Trace, loss: int) -> list[Value]:
         """Record the backward pass; a parameter the loss does not depend on has a gradient of zeros."""
         values = [trace.parameter(parameter, name).id for name, parameter in self.trainable.items()]
         found = trace.graph.gradients([loss], [None], values)
         return [
             trace.constant(np.zeros(parameter.shape, np.float32))
             if gradient is None
-            else graph.Value(trace, gradient, "a gradient")
+            else Value(trace, gradient, "a gradient")
             for gradient, parameter in zip(found, self.trainable.values(), strict=True)
         ]
 
-    def _trace_update(self, trace: graph.Trace, gradients: list[graph.Value], recipe: Recipe) -> None:
+    def _trace_update(self, trace: graph.Trace, gradients: list[Value], recipe: Recipe) -> None:
         """Record clipping and the update."""
         table = trace.input((len(self.trainable), recipe.columns), "float32", "hyper", batched=False)
         if recipe.clip_value:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cnnrs import _args, _core, graph
-from cnnrs.graph import Root, Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Root, Trace
 from cnnrs.nn._cache import Compiled, Key, ProgramCache, log_compiled
 
 if TYPE_CHECKING:

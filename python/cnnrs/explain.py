@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cnnrs import _args, _core, functional
 from cnnrs._core import ShapeError
-from cnnrs.graph import Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Trace
 from cnnrs.nn._cache import output_values
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from cnnrs import _args, _core
-from cnnrs.graph import Root, Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Root, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,8 @@ import numpy as np
 
 from cnnrs import _args, _core
 from cnnrs._core import ShapeError, UnsupportedError
-from cnnrs.graph import Root, Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Root, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _args, _core, graph
-from cnnrs.graph import Value
+from cnnrs._value import Value
 
 if TYPE_CHECKING:
     from cnnrs.nn.parameter import Parameter

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import Array, PaddingLike, Size, Tensor, apply, window
 from cnnrs.functional.arithmetic import add
 from cnnrs.functional.movement import pad, reshape
-from cnnrs.graph import Value
 
 if TYPE_CHECKING:
     from cnnrs.nn.parameter import Parameter

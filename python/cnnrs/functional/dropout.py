@@ -8,8 +8,8 @@ import numpy as np
 
 from cnnrs import _args, graph, random
 from cnnrs._core import ShapeError
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import Tensor, apply
-from cnnrs.graph import Value
 
 _HASH_START = 0xCBF29CE484222325
 _HASH_FACTOR = 0x100000001B3

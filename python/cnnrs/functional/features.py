@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from cnnrs import _args, graph
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import Array, Tensor, apply
-from cnnrs.graph import Value
 
 if TYPE_CHECKING:
     from cnnrs.nn.parameter import Parameter

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import AnyTensor, Array, apply
 from cnnrs.functional.activation import softplus
 from cnnrs.functional.arithmetic import abs, add, clip, mul, neg, square, sub
 from cnnrs.functional.reduction import mean
-from cnnrs.graph import Value
 
 
 @overload

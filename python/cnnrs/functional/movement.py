@@ -16,7 +16,7 @@ from cnnrs.functional._dispatch import Array, Tensor, apply
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cnnrs.graph import Value
+    from cnnrs._value import Value
     from cnnrs.nn.parameter import Parameter
 
 Span = tuple[int | None, int | None, int]

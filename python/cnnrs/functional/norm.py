@@ -9,8 +9,8 @@ import numpy as np
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
+from cnnrs._value import Value, is_buffer
 from cnnrs.functional._dispatch import Array, Tensor, apply
-from cnnrs.graph import Value
 
 if TYPE_CHECKING:
     from cnnrs.nn.parameter import Buffer, Parameter
@@ -81,7 +81,7 @@ def batch_norm(
     results = apply("batch_norm_train", operands, eps=eps, momentum=momentum)
     trace = results[0].trace if isinstance(results[0], Value) else None
     for buffer, value in ((running_mean, results[3]), (running_var, results[4])):
-        if trace is not None and trace.training and graph.is_buffer(buffer):
+        if trace is not None and trace.training and is_buffer(buffer):
             trace.assign(cast("graph.Storage", buffer), value)
     return cast("Tensor", results[0])
 

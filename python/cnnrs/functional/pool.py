@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from cnnrs import _args, graph
 from cnnrs._core import ShapeError
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import Array, PaddingLike, Size, Tensor, apply, window
-from cnnrs.graph import Value
 
 if TYPE_CHECKING:
     from cnnrs._args import Padding

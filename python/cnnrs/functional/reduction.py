@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cnnrs import _args
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import Array, apply
-from cnnrs.graph import Value
 
 Axis = int | tuple[int, ...] | None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from cnnrs import _args, graph, nn
-from cnnrs.graph import Value
+from cnnrs._value import Value
 from cnnrs.models._registry import near
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnnrs import _args, nn
-from cnnrs.graph import Value
+from cnnrs._value import Value
 from cnnrs.nn._capture import resolve
 
 if TYPE_CHECKING:

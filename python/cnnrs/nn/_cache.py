@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnrs import _core, functional
 from cnnrs._core import ShapeError
-from cnnrs.graph import Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Trace
 from cnnrs.nn._capture import Captures
 
 if TYPE_CHECKING:

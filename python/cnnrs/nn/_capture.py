@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnrs import _args
-from cnnrs.graph import Trace, Value
+from cnnrs._value import Value
+from cnnrs.graph import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cnnrs import _args, graph
-from cnnrs._core import WeightsError
-from cnnrs.graph import Value
+from cnnrs._value import Value
+from cnnrs.nn._assign import assign_all
 from cnnrs.nn._cache import Compiled, Key, ProgramCache, compile_module
 from cnnrs.nn._capture import Capture, wanted
 from cnnrs.nn._freeze import set_trainable
 from cnnrs.nn._intermediate import Intermediate, intermediates
 from cnnrs.nn._predict import predict
-from cnnrs.nn.parameter import Buffer, Parameter
+from cnnrs.nn._tree import Tree
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import numpy.typing as npt
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cnnrs.profile import Profile
 
 
-class Module:
+class Module(Tree):
     """A layer or model: parameters and other modules as attributes, and `forward` on symbolic values.
 
     Called on an array, a module is traced once per sample shape and dtype, planned, and run in evaluation mode;
@@ -242,95 +242,6 @@ class Module:
         """
         return intermediates(self, x)
 
-    # Structure: parameters and submodules are the attributes of those types, in the order they were first set.
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; plans that were traced before become stale."""
-        if isinstance(value, Module) and any(module is self for _, module in value.named_modules()):
-            message = f"{type(self).__name__}: {name} would make the module a part of itself"
-            raise ValueError(message)
-        parts = (Module, Parameter, Buffer)
-        structural = isinstance(value, parts) or isinstance(vars(self).get(name), parts)
-        object.__setattr__(self, name, value)
-        if structural or graph.current() is None:  # a forward that counts its calls must not make its plan stale
-            graph.bump_epoch()
-
-    def __delattr__(self, name: str) -> None:
-        """Delete an attribute; plans that were traced before become stale."""
-        object.__delattr__(self, name)
-        graph.bump_epoch()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes without the cached plans."""
-        return {name: value for name, value in vars(self).items() if name != "_programs"}
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        """Yield (name, module) of the direct parts."""
-        for name, value in list(vars(self).items()):
-            if isinstance(value, Module):
-                yield name, value
-
-    def children(self) -> Iterator[Module]:
-        """Yield the direct parts."""
-        for _, module in self.named_children():
-            yield module
-
-    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
-        """Yield (dotted name, module) of the module itself (named as the prefix, "") and of all parts.
-
-        Args:
-            prefix: Stands before the names.
-            remove_duplicate: Yield a shared module once, under its first name.
-        """
-        return self._walk(prefix, set() if remove_duplicate else None)
-
-    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:
-        if seen is not None:
-            if id(self) in seen:
-                return
-            seen.add(id(self))
-        yield prefix, self
-        for name, child in self.named_children():
-            yield from child._walk(f"{prefix}.{name}" if prefix else name, seen)
-
-    def named_parameters(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """Yield (dotted name, parameter) in the order of the attributes.
-
-        Args:
-            prefix: Stands before the names.
-            remove_duplicate: Yield a shared parameter once, under its first name.
-        """
-        for name, value in self._named_tensors(prefix, remove_duplicate):
-            if isinstance(value, Parameter):
-                yield name, value
-
-    def named_buffers(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Buffer]]:
-        """Yield (dotted name, buffer) in the order of the attributes.
-
-        Args:
-            prefix: Stands before the names.
-            remove_duplicate: Yield a shared buffer once, under its first name.
-        """
-        for name, value in self._named_tensors(prefix, remove_duplicate):
-            if isinstance(value, Buffer):
-                yield name, value
-
-    def _named_tensors(
-        self, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Parameter | Buffer]]:
-        """Yield parameters and buffers, those of one module in the order of its attributes."""
-        seen: set[int] = set()
-        for path, module in self.named_modules(prefix, remove_duplicate):
-            for name, value in list(vars(module).items()):
-                if isinstance(value, (Parameter, Buffer)) and not (remove_duplicate and id(value) in seen):
-                    seen.add(id(value))
-                    yield (f"{path}.{name}" if path else name), value
-
-    def parameters(self) -> Iterator[Parameter]:
-        """Yield every parameter once."""
-        for _, parameter in self.named_parameters():
-            yield parameter
-
     # Modes.
 
     def train(self, mode: bool = True) -> Self:
@@ -493,54 +404,6 @@ class Module:
         if not children:
             return f"{type(self).__name__}({self.extra_repr()})"
         return "\n  ".join([f"{type(self).__name__}({self.extra_repr()}", *children]) + "\n)"
-
-
-def assign_all(module: Module, state: Mapping[str, Any], strict: bool) -> tuple[list[str], list[str]]:
-    """Copy arrays in cnnrs layout into a module, all or none; return the names missing and unexpected.
-
-    Raises:
-        WeightsError: as `Module.load_state_dict`.
-        TypeError: `state` is not a mapping.
-    """
-    if not (hasattr(state, "keys") and hasattr(state, "__getitem__")):
-        message = f"{type(module).__name__}: state must map names to arrays, got {_args.show(state)}"
-        raise TypeError(message)
-    tensors = dict(module._named_tensors(remove_duplicate=False))
-    missing = [name for name in tensors if name not in state and name.rpartition(".")[2] != "num_batches_tracked"]
-    unexpected = [name for name in state if name not in tensors]
-    problems, arrays = [], {}
-    for name, tensor in tensors.items():
-        if name in state:
-            array, dtype = state[name], tensor.array.dtype
-            if not isinstance(array, np.ndarray) or not _converts(array.dtype, dtype):
-                got = f"a {array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
-                problems.append(f"{name} must be {'a float32' if dtype.kind == 'f' else 'an int64'} array, got {got}")
-            elif array.shape != tensor.shape:
-                problems.append(f"{name} must have shape {tensor.shape}, got {array.shape}")
-            else:
-                # A read-only array may be a live view of a tensor that is overwritten before its turn.
-                arrays[name] = array.astype(dtype, copy=not array.flags.writeable)
-    if strict and missing:
-        problems.append(f"missing {listed(missing)}")
-    if strict and unexpected:
-        problems.append(f"unexpected {listed(unexpected)}")
-    if problems:
-        message = f"{type(module).__name__}: weights do not fit the model: {listed(problems, '; ')}"
-        raise WeightsError(message)
-    for name, array in arrays.items():
-        tensors[name].assign(array)
-    return missing, unexpected
-
-
-def _converts(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Tell whether a state may hold the one dtype for a tensor of the other."""
-    return given.char in "fde" if wanted.kind == "f" else given.kind in "iu" and np.can_cast(given, wanted)
-
-
-def listed(texts: list[str], separator: str = ", ") -> str:
-    """Return names or problems for an error text: printable, cut after twenty."""
-    shown = [text[:300] if text.isprintable() else ascii(text[:300]) for text in map(str, texts[:20])]
-    return separator.join(shown) + (f" and {len(texts) - 20} more" if len(texts) > 20 else "")
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

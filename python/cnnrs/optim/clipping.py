@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cnnrs import functional
 from cnnrs._args import check_array
+from cnnrs._value import Value
 from cnnrs.functional._dispatch import apply
-from cnnrs.graph import Value
 from cnnrs.optim._checks import check_rate
 
 __all__ = ["clip_grad_norm", "scaled_to_norm", "within_value"]

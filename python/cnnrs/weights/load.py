@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from cnnrs import _args, _core
 from cnnrs._core import WeightsError
-from cnnrs.nn.module import Module, listed
+from cnnrs.nn._assign import listed
+from cnnrs.nn.module import Module
 from cnnrs.weights.layout import from_torch, shape_from_torch
 from cnnrs.weights.safetensors import read_safetensors
 from cnnrs.weights.staging import check_storages, read_storage, view

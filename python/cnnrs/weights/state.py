@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cnnrs._core import WeightsError
-from cnnrs.nn.module import listed
+from cnnrs.nn._assign import listed
 from cnnrs.weights.tensors import MOST_TENSORS, Tensor, check_name
 from cnnrs.weights.torch_pickle import TensorRef
 
