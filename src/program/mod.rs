@@ -1,19 +1,21 @@
 //! The executable thing: a graph with chosen outputs, its stored tensors, and its plans by batch size.
 
-use std::cell::RefCell;
+mod checks;
+mod locks;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Arena, ExternalTables, Needs, give_output, take_output, with_arena};
 use crate::error::{Error, Result};
 use crate::exec::{self, Externals};
-use crate::finite;
 use crate::graph::{Graph, ValueId};
-use crate::plan::{InputSpec, Options, PackJob, Plan, compile};
+use crate::plan::{Options, PackJob, Plan, compile};
 use crate::plan_cache::{Key, PlanCache};
 use crate::storage::Stored;
-use crate::sync::{Access, Held, InsideRun, Waiting, fork};
-use crate::tensor::{AlignedBuf, DType, Slot, shape_text, volume};
+use crate::sync::{InsideRun, Waiting};
+use crate::tensor::{AlignedBuf, DType, Slot, volume};
+use checks::check_labels;
 
 /// An array of the caller: C-contiguous, of the stated type.
 #[derive(Debug, Clone)]
@@ -158,49 +160,6 @@ impl Program {
         }
     }
 
-    /// The batch size of these inputs, after checking every type and shape.
-    fn check(&self, inputs: &[InputView<'_>]) -> Result<Option<usize>> {
-        let expected = self.graph.inputs();
-        if inputs.len() != expected.len() {
-            return Err(Error::Internal(format!("expects {} inputs, received {}", expected.len(), inputs.len())));
-        }
-        let mut batch: Option<usize> = None;
-        for (input, &id) in inputs.iter().zip(expected) {
-            let value = self.graph.value(id);
-            if input.dtype != value.dtype {
-                let (want, got) = (value.dtype.name(), input.dtype.name());
-                return Err(Error::Type(format!(
-                    "{} expects {want}, received {got}: convert with .astype(np.{want})",
-                    value.name
-                )));
-            }
-            let batched = matches!(value.role, crate::graph::Role::Input { batched: true, .. });
-            let fits = input.shape.len() == value.shape.len()
-                && input.shape.iter().zip(&value.shape).skip(usize::from(batched)).all(|(a, b)| a == b);
-            let expected_batch = if batched { batch } else { None };
-            if !fits || expected_batch.is_some_and(|batch| batch != input.shape[0]) {
-                let mut want = value.shape.clone();
-                if let Some(batch) = expected_batch {
-                    want[0] = batch;
-                }
-                let mut want = shape_text(&want);
-                if batched && expected_batch.is_none() {
-                    let rest = want.find([',', ')']).map_or(String::new(), |at| want[at..].to_owned());
-                    want = format!("(N{rest}");
-                }
-                return Err(Error::Shape(format!(
-                    "{} expects shape {want}, received {}",
-                    value.name,
-                    shape_text(input.shape)
-                )));
-            }
-            if batched {
-                batch = Some(input.shape[0]);
-            }
-        }
-        Ok(batch)
-    }
-
     /// Runs on the caller's arrays and returns fresh results; see [`Program::run_into`].
     ///
     /// # Safety
@@ -271,64 +230,6 @@ impl Program {
             results.drain(before..).for_each(|result| give_output(result.buffer));
         }
         result
-    }
-
-    /// Given memory has the shape and type of its result and shares no byte with anything that the run touches.
-    fn check_given(&self, plan: &Plan, inputs: &[InputView<'_>], given: &[OutputView<'_>]) -> Result<()> {
-        if given.is_empty() {
-            return Ok(());
-        }
-        if given.len() > plan.outputs.len() {
-            return Err(Error::Internal(format!(
-                "{} results, received memory for {}",
-                plan.outputs.len(),
-                given.len()
-            )));
-        }
-        let slot = |shape: &[usize], dtype: DType, data: *mut u8| {
-            Slot::new(data, shape.iter().product::<usize>() * dtype.size())
-        };
-        let mut taken: Vec<(String, Slot)> = Vec::new();
-        for (input, &id) in inputs.iter().zip(self.graph.inputs()) {
-            let name = self.graph.value(id).name.clone();
-            taken.push((name, slot(input.shape, input.dtype, input.data.cast_mut())));
-        }
-        for (stored, &id) in self.parameters.iter().zip(self.graph.parameters()) {
-            taken.push((self.graph.value(id).name.clone(), stored.slot()));
-        }
-        for (view, (shape, dtype)) in given.iter().zip(&plan.outputs) {
-            if view.dtype != *dtype {
-                let (want, got) = (dtype.name(), view.dtype.name());
-                return Err(Error::Type(format!("out expects {want}, received {got}")));
-            }
-            if *view.shape != **shape {
-                let (want, got) = (shape_text(shape), shape_text(view.shape));
-                return Err(Error::Shape(format!("out expects the result's shape {want}, received {got}")));
-            }
-            let own = slot(view.shape, view.dtype, view.data);
-            if let Some((name, _)) = taken.iter().find(|(_, other)| own.meets(*other)) {
-                return Err(Error::Value(format!("out shares memory with {name}: give an array of its own")));
-            }
-            taken.push(("another out".into(), own));
-        }
-        Ok(())
-    }
-
-    /// Stored tensors and inputs are finite.
-    ///
-    /// # Safety
-    /// The views are readable, and nobody writes the stored tensors.
-    unsafe fn check_finite(&self, tables: &ExternalTables) -> Result<()> {
-        let ids = self.graph.inputs().iter().chain(self.graph.parameters());
-        for (&id, &slot) in ids.zip(tables.inputs.iter().chain(&tables.parameters)) {
-            let value = self.graph.value(id);
-            // SAFETY: a slot of floats, by its value's type.
-            let text = (value.dtype == DType::F32).then(|| unsafe { finite::complaint(&value.name, slot) });
-            if let Some(text) = text.flatten() {
-                return Err(Error::NotFinite(text));
-            }
-        }
-        Ok(())
     }
 
     /// # Safety
@@ -406,68 +307,4 @@ impl Program {
             unsafe { exec::run_kernel(job.kernel.as_ref(), &[stored.slot(), packed], arena, interrupted) }
         })
     }
-
-    /// Locks all stored tensors, in one order for all programs: by address, each once.
-    fn lock(&self, plan: &Plan, waiting: Waiting<'_>) -> Result<Locks<'_>> {
-        let mut locks = Locks(LOCKS.take());
-        let same = |a: &usize, b: &usize| Arc::ptr_eq(&self.parameters[*a], &self.parameters[*b]);
-        let mut wanted = self.lock_order.chunk_by(same).map(|slots| {
-            let writes = slots.iter().any(|slot| plan.written.binary_search(slot).is_ok());
-            (&self.parameters[slots[0]], if writes { Access::Write } else { Access::Read })
-        });
-        // One section for all that are free; nobody waits inside it.
-        let section = fork::section();
-        let busy = wanted.find(|(stored, access)| {
-            let held = stored.lock_if_free(*access, waiting);
-            let busy = held.is_none();
-            locks.0.extend(held);
-            busy
-        });
-        drop(section);
-        for (stored, access) in busy.into_iter().chain(wanted) {
-            locks.0.push(stored.lock(access, waiting)?);
-        }
-        Ok(locks)
-    }
-}
-
-thread_local! {
-    /// Room for the locks of this thread's next run.
-    static LOCKS: RefCell<Vec<Held<'static>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Held for the length of a run.
-struct Locks<'a>(Vec<Held<'a>>);
-
-impl Drop for Locks<'_> {
-    fn drop(&mut self) {
-        let section = fork::section();
-        self.0.clear();
-        drop(section);
-        // The standard library collects into the same memory; it is empty, so that no guard outlives its lock.
-        LOCKS.set(std::mem::take(&mut self.0).into_iter().map(|_| unreachable!("no guard is left")).collect());
-    }
-}
-
-/// Labels keep the rules of all losses that read them.
-///
-/// # Safety
-/// The view is readable.
-unsafe fn check_labels(input: &InputView<'_>, spec: &InputSpec) -> Result<()> {
-    let count = input.shape.iter().product::<usize>();
-    let data = input.data.cast::<i64>();
-    for rule in &spec.labels {
-        for row in 0..count {
-            // SAFETY: inside the view, which holds 64-bit integers.
-            let label = unsafe { data.add(row).read_unaligned() };
-            if !rule.allows(label) {
-                let or = rule.ignore.map_or(String::new(), |ignore| format!(" or ignore_index {ignore}"));
-                return Err(Error::Value(format!(
-                    "cross_entropy: {} expects classes in [0, {}){or}, received {label} at row {row}",
-                    spec.name, rule.classes
-                )));
-            }
-        }
-    }
-    Ok(())
 }
