@@ -88,7 +88,7 @@ def test_a_normalization_that_takes_them_itself_says_why() -> None:
         run, batch = program(nn.Sequential(conv), shape)
         (step,) = [step for step in run.plan(batch)["steps"] if step["kernel"].startswith("moments_")]
         reasons += [reason for candidate, reason in step["refused"] if candidate == "conv_moments"]
-    assert reasons == ["49 pixels in 1 parts", "the kernel takes none"]
+    assert reasons == ["49 pixels in 2 parts", "the kernel takes none"]
 
 
 def test_two_normalizations_read_the_same_statistics() -> None:
