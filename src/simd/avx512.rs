@@ -257,4 +257,13 @@ impl Simd for Avx512 {
         // SAFETY: trait contract.
         unsafe { _mm512_cvtss_f32(v) }
     }
+    #[inline(always)]
+    unsafe fn lookup<const FROM: u32>(table: &[f32; 32], v: __m512) -> __m512 {
+        // SAFETY: trait contract; the table is two vectors. The permutation reads the five lowest bits.
+        unsafe {
+            let index = _mm512_srli_epi32::<FROM>(_mm512_castps_si512(v));
+            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
+            _mm512_permutex2var_ps(low, index, high)
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! below the smallest normal float are rounded like all others, or flushed where the caller has switched that on;
 //! then denormal operands count as zero. NaN stays NaN in all of them.
 
-use super::Simd;
+use super::{Isa, Simd};
 
 /// Polynomial in `x` by Horner's rule, highest coefficient first.
 #[inline(always)]
@@ -175,7 +175,8 @@ unsafe fn exp_positive<S: Simd>(x: S::V) -> S::V {
 
 /// `tanh x` within 1.5 ulp, odd to the bit; ±0 stay, ±1 from ±9.02 on.
 ///
-/// Below 0.625 an odd polynomial (Cephes `tanhf`), above it `1 − 2/(e^2x + 1)`.
+/// With AVX-512 by a table of polynomials ([`super::tanh`]); else below 0.625 an odd polynomial (Cephes `tanhf`), above it
+/// `1 − 2/(e^2x + 1)`.
 ///
 /// # Safety
 /// The CPU has the level's features.
@@ -183,6 +184,9 @@ unsafe fn exp_positive<S: Simd>(x: S::V) -> S::V {
 pub unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's contract is the trait's.
     unsafe {
+        if S::ISA == Isa::Avx512 {
+            return super::tanh::tanh::<S>(x);
+        }
         let one = S::splat(1.0);
         // A NaN as second operand passes through `min`, then fails the comparison and goes through the polynomial.
         let a = S::min(S::splat(10.0), S::abs(x));

@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod float_mode;
 pub mod math;
 mod portable;
+pub mod tanh;
 
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
@@ -182,6 +183,20 @@ pub trait Simd: Copy + 'static {
 
     /// A square of eight rows of eight floats, `src_step` apart, to its transpose with rows `dst_step` apart.
     unsafe fn transpose8(src: *const f32, src_step: isize, dst: *mut f32, dst_step: usize);
+
+    /// The number of `table` that five bits of each lane's pattern, from bit `FROM` on, point at.
+    #[inline(always)]
+    unsafe fn lookup<const FROM: u32>(table: &[f32; 32], v: Self::V) -> Self::V {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: 16 floats hold any level's vector.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            for lane in &mut lanes {
+                *lane = table[(lane.to_bits() >> FROM & 31) as usize];
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
 
     /// Sum of all lanes by halving: lane i with lane i + LANES/2, and so on down to one.
     #[inline(always)]

@@ -17,6 +17,7 @@ macro_rules! apply {
 }
 apply!(exp, exp_body, math::exp::<S>);
 apply!(tanh, tanh_body, math::tanh::<S>);
+apply!(tanh_by_table, tanh_by_table_body, cnnrs::simd::tanh::tanh::<S>);
 apply!(sigmoid, sigmoid_body, math::sigmoid::<S>);
 apply!(expm1_negative, expm1_negative_body, math::expm1_negative::<S>);
 apply!(log, log_body, math::log::<S>);
@@ -190,6 +191,33 @@ fn functions_keep_their_error_bounds() {
     }
 }
 
+/// Also on levels that look up in memory and compute it otherwise.
+#[test]
+fn tanh_by_table_keeps_its_bound_and_the_order() {
+    let edges = (0..32u32).map(|quarter| ((122 << 2) + quarter) << 21);
+    let mut floats: Vec<f32> = edges.flat_map(|edge| edge - 2000..edge + 2000).map(f32::from_bits).collect();
+    floats.extend(everywhere().into_iter().filter(|x| x.is_sign_positive() && !x.is_nan()));
+    floats.sort_by(f32::total_cmp);
+    floats.truncate(floats.len() / 16 * 16);
+    for isa in Isa::available() {
+        // Where nothing is fused, a product is rounded, too.
+        let (bound, name) = (if isa == Isa::Portable { 1.5 } else { 1.0 }, isa.name());
+        let results = all(tanh_by_table, isa, &floats);
+        for (&x, &y) in floats.iter().zip(&results) {
+            let error = ulps(y, f64::from(x).tanh());
+            assert!(error <= bound, "on {name}: {error} ulp at {x:e}, stated {bound}");
+            assert!(y <= 1.0);
+        }
+        let negative: Vec<f32> = floats.iter().map(|x| -x).collect();
+        let odd = all(tanh_by_table, isa, &negative).into_iter().zip(&results).all(|(y, z)| same(y, -z));
+        assert!(odd, "on {name}");
+        if isa != Isa::Portable {
+            let step = results.windows(2).zip(&floats).find(|(pair, _)| pair[0] > pair[1]);
+            assert!(step.is_none(), "on {name}: falls behind {:?}", step.map(|(_, x)| x));
+        }
+    }
+}
+
 #[test]
 fn functions_are_exact_where_they_must_be() {
     for isa in Isa::available() {
@@ -197,7 +225,9 @@ fn functions_are_exact_where_they_must_be() {
             let got = one(function, isa, x);
             assert!(same(got, y), "{}: f({x}) = {got} instead of {y}", isa.name());
         };
-        for function in [exp as Function, tanh, sigmoid, log, softplus, silu, gelu, gelu_tanh, expm1_negative] {
+        for function in
+            [exp as Function, tanh, tanh_by_table, sigmoid, log, softplus, silu, gelu, gelu_tanh, expm1_negative]
+        {
             is(function, f32::NAN, f32::NAN);
         }
         is(exp, 0.0, 1.0);
