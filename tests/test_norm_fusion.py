@@ -102,7 +102,7 @@ def test_what_remains_of_a_training_step() -> None:
     assert kernels.count("normalize_relu") == 3
     assert kernels.count("normalize_add_relu") == 3
     # The gradients of the two paths are summed where the next normalization reads them, but for the input's.
-    assert kernels.count("add_gate_gradient_sums") == 2
+    assert sum("add_gate_gradient_sums" in kernel or "add_gate_sums" in kernel for kernel in kernels) == 2
     assert kernels.count("gate_gradient_sums") == 4
     assert "add" not in ops
     # Statistics and sums are finished within the steps that make them.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::epilogue::Finish;
 use super::micro::{Ahead, MAX_ROWS, Tile, tile};
 use super::pack::Problem;
+use super::sums::Sums;
 use super::tables::Tables;
 use crate::function::UnaryKind;
 use crate::simd::Isa;
@@ -21,8 +22,17 @@ pub struct Operands<'a> {
     /// What is left of the activation for finished rows.
     pub activation: Option<UnaryKind>,
     pub results: Results<'a>,
-    /// Where the statistics of the results go, if they are wanted.
-    pub partials: Option<Dst<'a, f64>>,
+    pub taken: Taken<'a>,
+}
+
+/// What is taken of finished results for a normalization, while they are in cache.
+#[derive(Clone, Copy)]
+pub enum Taken<'a> {
+    Nothing,
+    /// Their statistics, which go here.
+    Moments(Dst<'a, f64>),
+    /// Their sums, behind a gate.
+    Sums(Sums<'a>),
 }
 
 /// A view of the results but for those `before` it.

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use super::calls::{Operands, Results};
-use super::epilogue::Finish;
+use super::calls::{Operands, Results, Taken};
 use super::indirect::Indirect;
 use super::pack::Problem;
-use super::{Epilogue, Geometry, moments};
+use super::{Epilogue, Geometry, Passed, moments};
 use crate::kernels::Kernel;
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -119,52 +118,82 @@ impl Kernel for Forward {
             finish,
             activation: self.epilogue.later(),
             results: Results { view: args.dst(result), before: 0 },
-            partials: self.moments.then(|| args.dst(args.count() - 1)),
+            taken: if self.moments { Taken::Moments(args.dst(args.count() - 1)) } else { Taken::Nothing },
         };
         // SAFETY: the caller's word; copies were made in the phase before.
         unsafe { self.inner.run(task - copies, &operands, scratch) }
     }
 }
 
-/// Data gradient. Operands: gradient by the output, packed weights, gradient by the input (every element is written).
+/// Data gradient. Operands: gradient by the output, packed weights, what is added if it [passes](Self::passing) that,
+/// gradient by the input (every element is written), then those of [`Passed`].
 #[derive(Debug)]
-pub struct BackwardData(Indirect);
+pub struct BackwardData {
+    inner: Indirect,
+    passed: Option<Passed>,
+}
 
 impl BackwardData {
     /// The data gradient of this convolution.
     pub fn new(isa: Isa, geometry: Geometry) -> Self {
-        Self(Indirect::new(Problem::backward(isa, geometry), [geometry.ih, geometry.iw], geometry.ic, false))
+        let problem = Problem::backward(isa, geometry);
+        Self { inner: Indirect::new(problem, [geometry.ih, geometry.iw], geometry.ic, false), passed: None }
+    }
+
+    /// Why [`passing`](Self::passing) is impossible or does not pay, if it is so: a rule in shape and level only.
+    pub fn sums_refusal(&self) -> Option<String> {
+        if self.inner.problem.fold > 1 { Some("folded pixels".to_owned()) } else { moments::refusal(&self.parts()) }
+    }
+
+    /// The same on the way into a normalization.
+    #[must_use]
+    pub fn passing(self, passed: Passed) -> Self {
+        debug_assert_eq!(self.sums_refusal(), None);
+        Self { passed: Some(passed), ..self }
+    }
+
+    /// Pixels of every part of the sums.
+    pub fn parts(&self) -> Vec<usize> {
+        self.inner.parts()
     }
 }
 
 impl Kernel for BackwardData {
     fn name(&self) -> String {
-        self.0.name("conv_backward_data")
+        let passed = self.passed.map_or(String::new(), Passed::name);
+        self.inner.name(&format!("conv_backward_data{passed}"))
     }
 
     fn tasks(&self) -> usize {
-        self.0.order.len()
+        self.inner.order.len()
     }
 
     fn scratch(&self) -> usize {
-        self.0.scratch()
+        self.inner.scratch()
     }
 
     fn flops(&self) -> u64 {
-        self.0.problem.geometry.flops()
+        self.inner.problem.geometry.flops()
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        let Geometry { ic, .. } = self.inner.problem.geometry;
+        let (isa, len) = (self.inner.problem.isa, self.inner.problem.geometry.src_len());
+        let epilogue = self.passed.map_or(Epilogue::default(), Passed::epilogue);
+        let result = 2 + epilogue.operands();
         let operands = Operands {
             src: args.src(0),
             copy: None,
             packed: args.src(1),
-            finish: Finish::NONE,
+            finish: epilogue.finish(args, ic, len),
             activation: None,
-            results: Results { view: args.dst(2), before: 0 },
-            partials: None,
+            results: Results { view: args.dst(result), before: 0 },
+            taken: match self.passed {
+                Some(passed) => Taken::Sums(passed.sums(isa, args, result + 1, len, ic)),
+                None => Taken::Nothing,
+            },
         };
         // SAFETY: the caller's word.
-        unsafe { self.0.run(task, &operands, scratch) }
+        unsafe { self.inner.run(task, &operands, scratch) }
     }
 }

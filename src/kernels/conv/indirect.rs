@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::calls::{Next, Operands, PanelCall, Results};
+use super::calls::{Next, Operands, PanelCall, Results, Taken};
 use super::cut::{Copies, Cut, RESIDENT, copied, interleaved};
 use super::gather::{Lattice, Walk};
 use super::micro::{ROW_PANELS, tile_rows};
-use super::moments;
 use super::pack::Problem;
 use super::tables::{Opened, Reading, Tables};
+use super::{moments, sums};
 use crate::function::UnaryKind;
 use crate::kernels::{elementwise, share};
 use crate::tensor::{Dst, Src};
@@ -130,13 +130,20 @@ impl Indirect {
                     source_behind(lattice, of.source, rows.clone())
                 };
                 self.unit(&of, rows.clone(), &opened, next);
-                if let Some(partials) = &operands.partials {
-                    let part = moments::Part::new(problem.isa, partials, row_task, self.dst_channels);
-                    let (from, to) =
-                        (of.panels.start * problem.nr(), (of.panels.end * problem.nr()).min(problem.channels));
-                    let channels = of.channel + from..of.channel + to;
-                    let at = of.results.at(rows.start * self.dst_channels + channels.start, channels.len());
-                    part.add(at, self.dst_channels, rows.len(), channels, rows.start - start);
+                match &operands.taken {
+                    Taken::Nothing => {}
+                    Taken::Moments(partials) => {
+                        let part = moments::Part::new(problem.isa, partials, row_task, self.dst_channels);
+                        let channels = self.channels(&of);
+                        let at = of.results.at(rows.start * self.dst_channels + channels.start, channels.len());
+                        part.add(at, self.dst_channels, rows.len(), channels, rows.start - start);
+                    }
+                    Taken::Sums(sums) => {
+                        let before: usize = self.cuts[..class].iter().map(|cut| cut.row_tasks).sum();
+                        let mut part = sums.part(before + row_task);
+                        part.fresh = rows.start == start;
+                        self.add_to_sums(&of, rows, &mut part);
+                    }
                 }
             }
         }
@@ -247,13 +254,44 @@ impl Indirect {
         }
     }
 
-    /// Result pixels of every range of them that tasks share, of a convolution with one lattice.
+    /// Result pixels of every range of them that tasks share, class by class.
     pub fn parts(&self) -> Vec<usize> {
-        let (cut, lattice) = (&self.cuts[0], &self.problem.classes[0].lattice);
-        let units = cut.reading.units(lattice);
-        let start = |unit| if unit < units { cut.reading.rows(lattice, unit).start } else { lattice.rows() };
-        let part = |number| share(number, cut.row_tasks, units);
-        (0..cut.row_tasks).map(|number| start(part(number).end) - start(part(number).start)).collect()
+        let mut parts = Vec::new();
+        for (cut, class) in self.cuts.iter().zip(&self.problem.classes) {
+            let (reading, lattice) = (&cut.reading, &class.lattice);
+            let units = reading.units(lattice);
+            let start = |unit| if unit < units { reading.rows(lattice, unit).start } else { lattice.rows() };
+            let part = |number| share(number, cut.row_tasks, units);
+            parts.extend((0..cut.row_tasks).map(|number| start(part(number).end) - start(part(number).start)));
+        }
+        parts
+    }
+
+    /// Result channels of a task; pixels are not folded.
+    fn channels(&self, of: &Part<'_>) -> Range<usize> {
+        let nr = self.problem.nr();
+        of.channel + of.panels.start * nr..of.channel + (of.panels.end * nr).min(self.problem.channels)
+    }
+
+    /// Takes finished rows into the sums of a part.
+    ///
+    /// # Safety
+    /// The rows' results and the sums of these channels belong to this task; pixels are not folded.
+    unsafe fn add_to_sums(&self, of: &Part<'_>, rows: Range<usize>, part: &mut sums::Part) {
+        let (lattice, channels) = (of.lattice, self.channels(of));
+        let pitch = lattice.w.dst_step * self.dst_channels;
+        // Pixels of a whole lattice follow each other, those of a class within its lines.
+        let whole = self.problem.classes.len() == 1;
+        let mut start = rows.start;
+        while start < rows.end {
+            let line = (start / lattice.w.count + 1) * lattice.w.count;
+            let end = if whole { rows.end } else { rows.end.min(line) };
+            let index = self.pixel(lattice, lattice.walk(start)) * self.dst_channels + channels.start;
+            let at = of.results.at(index, channels.len());
+            // SAFETY: the caller's word.
+            unsafe { part.add((at, index), [1, end - start], [0, pitch], channels.clone()) };
+            start = end;
+        }
     }
 
     fn pixel(&self, lattice: &Lattice, at: Walk) -> usize {

@@ -32,6 +32,7 @@ mod pack;
 pub mod planes;
 mod pooled;
 pub mod spread;
+mod sums;
 mod tables;
 pub mod winograd;
 
@@ -43,3 +44,4 @@ pub(in crate::kernels) use micro::{RUN, Spilled, SpilledAt, by_rows, tile_rows};
 pub(in crate::kernels) use micro_gradient::{GradTile, grad_tile};
 pub use pack::{PackBackwardData, PackForward};
 pub use pooled::Pooled;
+pub use sums::Passed;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::calls::{Operands, Results};
+use super::calls::{Operands, Results, Taken};
 use super::indirect::Indirect;
 use super::pack::Problem;
 use super::{Epilogue, Geometry};
@@ -173,7 +173,7 @@ impl Kernel for Pooled {
                     finish,
                     activation: self.epilogue.later(),
                     results: Results { view: Args::new(&held).dst(0), before },
-                    partials: None,
+                    taken: Taken::Nothing,
                 };
                 self.inner.lines(image, done..end, &operands, scratch.add(self.held()));
                 done = end;

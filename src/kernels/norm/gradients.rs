@@ -1,9 +1,10 @@
 //! Sums over pixels that the gradients of normalization are made of.
 
-use super::gate::{Gate, OPEN, RECOMPUTE, RESULT, pass};
+use super::gate::{Gate, OPEN, RECOMPUTE, RESULT};
+use super::gradient_rows::{Columns, Rows, block, terms};
 use super::{BLOCK, Cut, Lines, SIDE, Segments};
 use crate::kernels::Kernel;
-use crate::kernels::elementwise::{load_first, store_first};
+use crate::kernels::elementwise::load_first;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
 
@@ -40,119 +41,14 @@ impl GradientSums {
         Self { gate, write: write || sum, sum, ..self }
     }
 
+    /// Parts of the rows of every segment.
+    pub fn parts(&self) -> usize {
+        self.cut.parts
+    }
+
     /// Doubles of `partials`: a function of the shape alone.
     pub fn partials(&self) -> usize {
         self.cut.parts * 2 * self.cut.shape.segments * self.cut.shape.channels
-    }
-}
-
-/// Where rows begin: `other` only if there is one, `result` only for a gate that reads it, `dst` only if it is written.
-#[derive(Clone, Copy)]
-struct Rows {
-    diff: *const f32,
-    other: *const f32,
-    src: *const f32,
-    result: *const f32,
-    dst: *mut f32,
-}
-
-impl Rows {
-    /// All of them `count` elements further on.
-    #[inline(always)]
-    fn from(self, count: usize) -> Self {
-        Self {
-            diff: self.diff.wrapping_add(count),
-            other: self.other.wrapping_add(count),
-            src: self.src.wrapping_add(count),
-            result: self.result.wrapping_add(count),
-            dst: self.dst.wrapping_add(count),
-        }
-    }
-}
-
-/// Coefficients per column: `scale` and `bias` only for a gate that computes anew.
-#[derive(Clone, Copy)]
-struct Columns {
-    centre: *const f32,
-    scale: *const f32,
-    bias: *const f32,
-}
-
-/// `grad` and `src − mean` of the first `lanes` numbers of a row from column `i` on; `grad` is written if `WRITE`.
-///
-/// # Safety
-/// So many floats from there on in the rows and coefficients that are read.
-#[inline(always)]
-unsafe fn terms<S: Simd, const GATE: u8, const WRITE: bool, const SUM: bool>(
-    rows: Rows,
-    at: usize,
-    lanes: usize,
-    [centre, scale, bias, limit]: [S::V; 4],
-) -> (S::V, S::V) {
-    // SAFETY: the caller's word.
-    unsafe {
-        let load = |p: *const f32| load_first::<S>(p.add(at), lanes);
-        let (mut g, d) = (load(rows.diff), S::sub(load(rows.src), centre));
-        if SUM {
-            g = S::add(g, load(rows.other));
-        }
-        if GATE == RECOMPUTE {
-            g = pass::<S>(S::fma(d, scale, bias), limit, g);
-        } else if GATE == RESULT {
-            g = pass::<S>(load(rows.result), limit, g);
-        }
-        if WRITE {
-            store_first::<S>(rows.dst.add(at), g, lanes);
-        }
-        (g, d)
-    }
-}
-
-/// Adds the sums over `count` rows, `V` vectors wide, to `first` and `second`.
-///
-/// # Safety
-/// `count` rows of `first.len()` floats, `pitch` apart, which are `V` vectors, the last with `lanes` lanes; as many
-/// coefficients.
-#[inline(always)]
-unsafe fn block<S: Simd, const V: usize, const GATE: u8, const WRITE: bool, const SUM: bool>(
-    rows: Rows,
-    count: usize,
-    pitch: usize,
-    lanes: usize,
-    columns: Columns,
-    limit: f32,
-    first: &mut [f64],
-    second: &mut [f64],
-) {
-    let (mut s1, mut s2) = ([0.0f32; SIDE], [0.0f32; SIDE]);
-    // SAFETY: every access lies within a row; the arrays hold four vectors.
-    unsafe {
-        let width = |v: usize| if v + 1 == V { lanes } else { S::LANES };
-        let (mut sums, mut products) = ([S::splat(0.0); V], [S::splat(0.0); V]);
-        let mut coefficients = [[S::splat(limit); 4]; V];
-        for (v, [centre, scale, bias, _]) in coefficients.iter_mut().enumerate() {
-            *centre = load_first::<S>(columns.centre.add(v * S::LANES), width(v));
-            if GATE == RECOMPUTE {
-                *scale = load_first::<S>(columns.scale.add(v * S::LANES), width(v));
-                *bias = load_first::<S>(columns.bias.add(v * S::LANES), width(v));
-            }
-        }
-        for row in 0..count {
-            for v in 0..V {
-                let at = row * pitch + v * S::LANES;
-                let (g, d) = terms::<S, GATE, WRITE, SUM>(rows, at, width(v), coefficients[v]);
-                sums[v] = S::add(sums[v], g);
-                products[v] = S::fma(g, d, products[v]);
-            }
-        }
-        for v in 0..V {
-            S::store(s1.as_mut_ptr().add(v * S::LANES), sums[v]);
-            S::store(s2.as_mut_ptr().add(v * S::LANES), products[v]);
-        }
-    }
-    for j in 0..first.len() {
-        first[j] += f64::from(s1[j]);
-        second[j] += f64::from(s2[j]);
     }
 }
 
@@ -199,14 +95,14 @@ unsafe fn sums_body<S: Simd, const GATE: u8, const WRITE: bool, const SUM: bool>
                 let range = i..i + 4 * S::LANES;
                 let (first, second) = (&mut first[range.clone()], &mut second[range]);
                 let rows = rows.from(i);
-                block::<S, 4, GATE, WRITE, SUM>(rows, count, pitch, S::LANES, from(i), limit, first, second);
+                block::<S, 4, GATE, WRITE, SUM>(rows, [1, count], [0, pitch], S::LANES, from(i), limit, first, second);
                 i += 4 * S::LANES;
             }
             while i < wide {
                 let lanes = S::LANES.min(wide - i);
                 let (first, second) = (&mut first[i..i + lanes], &mut second[i..i + lanes]);
                 let rows = rows.from(i);
-                block::<S, 1, GATE, WRITE, SUM>(rows, count, pitch, lanes, from(i), limit, first, second);
+                block::<S, 1, GATE, WRITE, SUM>(rows, [1, count], [0, pitch], lanes, from(i), limit, first, second);
                 i += lanes;
             }
         }

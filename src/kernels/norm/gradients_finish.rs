@@ -1,12 +1,12 @@
 //! What the gradients of normalization make of their sums.
 
-use super::{Cut, RUN, Segments, runs};
+use super::{RUN, Segments, runs};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::Chunks;
 use crate::tensor::Args;
 
 /// What follows from the sums, added up in the order of segments and parts. Operands: `partials` (of
-/// [`GradientSums`](super::GradientSums)), `weight` (a float per channel), `rstd` (a float per statistic), then, if asked for, `slope` and
+/// [`GradientSums`](super::GradientSums) or a convolution's data gradient), `weight` (a float per channel), `rstd` (a float per statistic), then, if asked for, `slope` and
 /// `offset` of [`Apply`](super::Apply) (a float per statistic each), and, if asked for, `diff_weight` and `diff_bias`
 /// (a float per channel each).
 ///
@@ -18,7 +18,8 @@ use crate::tensor::Args;
 /// ```
 #[derive(Debug, Clone)]
 pub struct GradientSumsFinish {
-    cut: Cut,
+    shape: Segments,
+    parts: usize,
     /// Statistics, if slope and offset are asked for.
     slopes: Option<Chunks>,
     /// Channels, if the gradients of weight and bias are asked for.
@@ -26,12 +27,11 @@ pub struct GradientSumsFinish {
 }
 
 impl GradientSumsFinish {
-    /// The end of [`GradientSums`](super::GradientSums) over `shape`, and what to make of them.
-    pub fn new(shape: Segments, slopes: bool, weights: bool) -> Self {
-        let cut = Cut::new(shape);
-        let slopes = slopes.then(|| Chunks::new(shape.statistics(), 4 * cut.parts * shape.per_bin()));
-        let weights = weights.then(|| Chunks::new(shape.channels, 4 * cut.parts * shape.segments));
-        Self { cut, slopes, weights }
+    /// The end of sums over `shape` that were taken by so many parts of every segment, and what to make of them.
+    pub fn new(shape: Segments, parts: usize, slopes: bool, weights: bool) -> Self {
+        let slopes = slopes.then(|| Chunks::new(shape.statistics(), 4 * parts * shape.per_bin()));
+        let weights = weights.then(|| Chunks::new(shape.channels, 4 * parts * shape.segments));
+        Self { shape, parts, slopes, weights }
     }
 
     fn slope_tasks(&self) -> usize {
@@ -39,9 +39,9 @@ impl GradientSumsFinish {
     }
 
     unsafe fn slopes(&self, range: std::ops::Range<usize>, args: &Args<'_>) {
-        let (Segments { channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
+        let (Segments { channels, bins, .. }, parts) = (self.shape, self.parts);
         let (partials, weight, rstd) = (args.src::<f64>(0), args.src::<f32>(1), args.src::<f32>(2));
-        let (per, count) = (self.cut.shape.per_bin(), self.cut.shape.count().max(1) as f64);
+        let (per, count) = (self.shape.per_bin(), self.shape.count().max(1) as f64);
         for (segment, first, bins_here) in runs(range, bins) {
             let (mut sums, mut products) = ([0.0; RUN], [0.0; RUN]);
             let (sums, products) = (&mut sums[..bins_here], &mut products[..bins_here]);
@@ -71,7 +71,7 @@ impl GradientSumsFinish {
     }
 
     unsafe fn weights(&self, range: std::ops::Range<usize>, args: &Args<'_>) {
-        let (Segments { segments, channels, bins, .. }, parts) = (self.cut.shape, self.cut.parts);
+        let (Segments { segments, channels, bins, .. }, parts) = (self.shape, self.parts);
         let (partials, rstd) = (args.src::<f64>(0), args.src::<f32>(2));
         let results = if self.slopes.is_some() { 5 } else { 3 };
         for (_, first, count) in runs(range, channels) {
@@ -83,7 +83,7 @@ impl GradientSumsFinish {
                     for (i, (sum, product)) in sums.iter_mut().zip(products.iter_mut()).enumerate() {
                         // SAFETY: as above.
                         unsafe {
-                            let rstd = rstd.get(segment * bins + (first + i) / self.cut.shape.per_bin());
+                            let rstd = rstd.get(segment * bins + (first + i) / self.shape.per_bin());
                             *sum += partials.get(start + i);
                             *product += f64::from(rstd) * partials.get(start + channels + i);
                         }
@@ -112,7 +112,7 @@ impl Kernel for GradientSumsFinish {
 
     fn flops(&self) -> u64 {
         let kinds = u64::from(self.slopes.is_some()) + u64::from(self.weights.is_some());
-        4 * kinds * (self.cut.parts * self.cut.shape.segments * self.cut.shape.channels) as u64
+        4 * kinds * (self.parts * self.shape.segments * self.shape.channels) as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {

@@ -7,6 +7,7 @@
 mod apply;
 mod columns;
 mod gate;
+mod gradient_rows;
 mod gradients;
 mod gradients_finish;
 mod long_rows;
@@ -18,6 +19,7 @@ mod rows;
 pub use apply::{Apply, ReciprocalDeviation};
 pub(super) use columns::{Statistics, Sums, add_rows, merge_sums};
 pub use gate::Gate;
+pub(super) use gradient_rows::{PerChannel, Rows, add_lines};
 pub use gradients::GradientSums;
 pub use gradients_finish::GradientSumsFinish;
 pub use long_rows::{LongRowApply, LongRowSlopes, LongRowSums};

@@ -77,6 +77,12 @@ impl Lowering<'_> {
         Geometry::new(x[0], [x[1], x[2]], x[3], self.shape(node.outputs[0])[3], groups, window)
     }
 
+    /// The geometry of the convolution whose data gradient this node is.
+    pub(super) fn data_geometry(&self, node: &Node, window: Window2d, groups: usize) -> Result<Geometry> {
+        let (x, y) = (self.shape(node.outputs[0]), self.shape(node.inputs[0]));
+        Geometry::new(x[0], [x[1], x[2]], x[3], y[3], groups, window)
+    }
+
     /// What follows the sums of a convolution, and its operands.
     pub(super) fn epilogue(&mut self, node: &Node, fused: Fused) -> (Epilogue, Vec<usize>) {
         let FusedOperands { bias, norm, added } = fused.split(&node.inputs);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 mod arithmetic;
 mod depthwise;
+mod gradient;
 mod layers;
 mod loss;
 mod movement;
@@ -33,7 +34,7 @@ pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options, watched: bool
     // A value of which only the shape is wanted is not computed.
     for node in pure.into_iter().filter(|node| node.outputs.iter().any(|id| lowering.read[id.0])).collect::<Vec<_>>() {
         afford(graph, node)?;
-        if !watched && lowering.defers(node) {
+        if !watched && (lowering.passes_gradient(node) || lowering.defers(node)) {
             continue;
         }
         let first = lowering.steps.len();
@@ -286,9 +287,7 @@ impl<'a> Lowering<'a> {
             }
             Op::Linear { activation } => self.linear(node, *activation)?,
             Op::Conv2dBackwardData { window, groups, algorithm, .. } => {
-                let (x, y) = (self.shape(node.outputs[0]), self.shape(input(0)));
-                let geometry = Geometry::new(x[0], [x[1], x[2]], x[3], y[3], *groups, *window)?;
-                self.backward_data(node, geometry, *algorithm);
+                self.backward_data(node, self.data_geometry(node, *window, *groups)?, *algorithm);
             }
             Op::LinearBackwardData => self.linear_backward_data(node)?,
             Op::Conv2dBackwardWeights { window, groups, algorithm } => {

@@ -7,10 +7,10 @@ use crate::kernels::norm::{
     self, Apply, GradientSums, GradientSumsFinish, LocalResponseNorm, LocalResponseNormBackward, LongRowApply,
     LongRowSlopes, LongRowSums, Moments, MomentsFinish, ReciprocalDeviation, RowNorm, RowNormBackward, Segments,
 };
-use crate::kernels::{dropout, reduce};
+use crate::kernels::{Kernel, dropout, reduce};
 use crate::tensor::shape_text;
 
-const DOUBLE: usize = size_of::<f64>();
+pub(super) const DOUBLE: usize = size_of::<f64>();
 
 /// Up to so many partial sums are joined by one thread while the others wait: a step of its own would cost more.
 const SERIAL: usize = 32 << 10;
@@ -37,12 +37,12 @@ pub(super) enum Taken {
 }
 
 impl Lowering<'_> {
-    fn reads(&self, id: ValueId) -> bool {
+    pub(super) fn reads(&self, id: ValueId) -> bool {
         self.read[id.0]
     }
 
     /// Statistics per channel over everything else.
-    fn per_channel(&self, x: ValueId) -> Segments {
+    pub(super) fn per_channel(&self, x: ValueId) -> Segments {
         let channels = self.channels(x);
         Segments { segments: 1, rows: self.len(x) / channels, channels, bins: channels }
     }
@@ -132,24 +132,27 @@ impl Lowering<'_> {
         let [grad_y, x, mean] = [0, 1, 3].map(|index| self.buffer(node.inputs[index]));
         let kernel = GradientSums::new(isa, shape);
         let partials = self.temp(kernel.partials() * DOUBLE);
-        let first = (kernel, vec![grad_y, x, mean, partials], Vec::new());
-        self.finish_sums(node, shape, first, grad_y, None);
+        let (parts, first) = (kernel.parts(), (kernel, vec![grad_y, x, mean, partials], Vec::new()));
+        let named = (node, shape_text(self.shape(node.inputs[1])));
+        self.finish_sums(node, named, (shape, parts, partials), first, grad_y, None);
     }
 
-    /// The first step with its operands and what it may do in place, and the rest: `grad` is the gradient that was summed,
+    /// The first step with its operands and what it may do in place, which takes `partials` by so many parts of the shape, and
+    /// the rest: `grad` is the gradient that was summed,
     /// unless it has to go through the gate once more, which reads the last buffer.
-    fn finish_sums(
+    pub(super) fn finish_sums(
         &mut self,
         node: &Node,
-        shape: Segments,
-        (kernel, first, in_place): (GradientSums, Vec<usize>, Vec<(usize, usize)>),
+        (maker, text): (&Node, String),
+        (shape, parts, partials): (Segments, usize, usize),
+        first: (impl Kernel + 'static, Vec<usize>, Vec<(usize, usize)>),
         grad: usize,
         gate: Option<(norm::Gate, usize)>,
     ) {
-        let (isa, text) = (self.options.isa, shape_text(self.shape(node.inputs[1])));
+        let isa = self.options.isa;
         let [x, weight, mean, rstd] = [1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
         let (source, weights) = self.asked(node);
-        let mut operands = vec![first[3], weight, rstd];
+        let mut operands = vec![partials, weight, rstd];
         let [slope, offset] = [0, 1].map(|_| self.temp(shape.statistics() * FLOAT));
         if source {
             operands.extend([slope, offset]);
@@ -157,13 +160,14 @@ impl Lowering<'_> {
         if weights {
             operands.extend(self.buffers(&node.outputs[1..3]));
         }
-        let finish = GradientSumsFinish::new(shape, source, weights);
-        let small = kernel.partials() <= SERIAL;
-        self.push_followed(node, (kernel, first, in_place), (finish, operands, small), text.clone());
+        let finish = GradientSumsFinish::new(shape, parts, source, weights);
+        let small = 2 * parts * shape.segments * shape.channels <= SERIAL;
+        self.push_followed(maker, first, (finish, operands, small), text);
         if source {
             let mut operands = vec![grad, x, weight, mean, rstd, slope, offset, self.buffer(node.outputs[0])];
             operands.extend(gate.map(|(_, read)| read));
             let kernel = Apply::new(isa, shape, true).behind(gate.map(|(gate, _)| gate));
+            let text = shape_text(self.shape(node.inputs[1]));
             self.push_in_place(node, kernel, operands, text, [(0, 7), (1, 7)]);
         }
     }
@@ -195,7 +199,14 @@ impl Lowering<'_> {
 
     /// The gated gradient is written if somebody else reads it, or if it is a sum; otherwise each of the two steps that
     /// need it makes it anew.
+    ///
+    /// A convolution whose data gradient nobody else reads does all that on the way, and then always writes it.
     pub(super) fn batch_norm_gate_backward(&mut self, node: &Node, gate: Option<Gate>, sum: bool) {
+        match self.gradient_source(node) {
+            Some(Ok((maker, other))) => return self.gate_behind(node, maker, other, gate),
+            Some(Err(reason)) => self.refused.push(("conv_backward_data_sums".to_owned(), reason)),
+            None => {}
+        }
         let shape = self.per_channel(node.inputs[1]);
         let [grad_y, x, weight, mean, rstd] = [0, 1, 2, 3, 4].map(|index| self.buffer(node.inputs[index]));
         let write = sum || self.reads(node.outputs[3]);
@@ -204,7 +215,8 @@ impl Lowering<'_> {
             Some((norm::Gate { limit, recompute: gate.recompute }, self.buffer(node.inputs[5])))
         });
         let kernel = GradientSums::new(self.options.isa, shape).behind(gate.map(|(gate, _)| gate), write, sum);
-        let partials = self.temp(kernel.partials() * DOUBLE);
+        let named = (node, shape_text(self.shape(node.inputs[1])));
+        let (parts, partials) = (kernel.parts(), self.temp(kernel.partials() * DOUBLE));
         let mut operands = vec![grad_y, x, mean, partials];
         if let Some((gate, read)) = gate {
             if gate.recompute {
@@ -213,7 +225,8 @@ impl Lowering<'_> {
             operands.push(read);
         }
         if !write {
-            self.finish_sums(node, shape, (kernel, operands, Vec::new()), grad_y, gate);
+            let first = (kernel, operands, Vec::new());
+            self.finish_sums(node, named, (shape, parts, partials), first, grad_y, gate);
             return;
         }
         let grad = self.buffer(node.outputs[3]);
@@ -227,7 +240,7 @@ impl Lowering<'_> {
         if gate.is_some_and(|(gate, _)| !gate.recompute) {
             in_place.push((to - 1, to));
         }
-        self.finish_sums(node, shape, (kernel, operands, in_place), grad, None);
+        self.finish_sums(node, named, (shape, parts, partials), (kernel, operands, in_place), grad, None);
     }
 
     pub(super) fn batch_norm_infer(&mut self, node: &Node, eps: f32) {

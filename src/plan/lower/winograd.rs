@@ -51,13 +51,7 @@ impl Lowering<'_> {
         other: &str,
         (geometry, result): (&Geometry, ValueId),
     ) {
-        let mut operands = vec![self.buffer(node.inputs[0])];
-        operands.push(if kernel.takes_raw() {
-            self.buffer(node.inputs[1])
-        } else {
-            let (floats, format) = (pack.packed_len(), pack.format());
-            self.pack(node, node.inputs[1], pack, floats, format)
-        });
+        let mut operands = vec![self.buffer(node.inputs[0]), self.winograd_weights(node, &kernel, pack)];
         operands.extend(behind);
         operands.push(self.buffer(result));
         let in_place = added_in_place(epilogue, true, &operands);
@@ -69,6 +63,15 @@ impl Lowering<'_> {
         }
         self.refused.push((other.to_owned(), "more products".to_owned()));
         self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
+    }
+
+    /// The weights as the kernel wants them.
+    pub(super) fn winograd_weights(&mut self, node: &Node, kernel: &Product, pack: Pack) -> usize {
+        if kernel.takes_raw() {
+            return self.buffer(node.inputs[1]);
+        }
+        let (floats, format) = (pack.packed_len(), pack.format());
+        self.pack(node, node.inputs[1], pack, floats, format)
     }
 
     /// Notes why a convolution by 3x3 or 5x5 is not computed this way; of others that is no question.

@@ -124,14 +124,15 @@ fn by_pixels(isa: Isa, shape: Segments, seed: u64, offset: f32) {
     let partials = run(&sums, &[Operand::of(&g), Operand::of(&x), mean.clone(), partials])[3].clone();
     let channel = || Operand::poison::<f32>(shape.channels);
     let operands = [partials, Operand::of(&weight), rstd.clone(), empty(), empty(), channel(), channel()];
-    let finish = run(&GradientSumsFinish::new(shape, true, true), &operands);
+    let finish = run(&GradientSumsFinish::new(shape, sums.parts(), true, true), &operands);
     // Sums over many pixels: the magnitude counts, not what is left of it.
     let many = 1.0 + (shape.segments * shape.rows) as f64 / 8.0;
     check(&finish[5], &want.diff_weight, scale * many, &format!("diff_weight {what}"));
     check(&finish[6], &want.diff_bias, many, &format!("diff_bias {what}"));
-    let slopes = run(&GradientSumsFinish::new(shape, true, false), &operands[..5]);
+    let slopes = run(&GradientSumsFinish::new(shape, sums.parts(), true, false), &operands[..5]);
     assert!(slopes[3] == finish[3] && slopes[4] == finish[4]);
-    let weights = run(&GradientSumsFinish::new(shape, false, true), &[&operands[..3], &operands[5..]].concat());
+    let weights =
+        run(&GradientSumsFinish::new(shape, sums.parts(), false, true), &[&operands[..3], &operands[5..]].concat());
     assert!(weights[3] == finish[5] && weights[4] == finish[6]);
     let backward = [
         Operand::of(&g),

@@ -7,6 +7,7 @@ use super::{Geometry, Task, Tile};
 use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
+use crate::kernels::conv::sums::Passed;
 use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -36,7 +37,7 @@ enum Cut {
 
 /// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, those of the epilogue
 /// ([`Epilogue::operands`]), result, positions (if [`positions_len`](Self::positions_len) is not 0), partial statistics of
-/// the result ([`with_moments`](Self::with_moments)). The weights are packed unless [`takes_raw`](Self::takes_raw); what
+/// the result ([`with_moments`](Self::with_moments)) or the operands of [`Passed`]. The weights are packed unless [`takes_raw`](Self::takes_raw); what
 /// is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
@@ -48,6 +49,7 @@ pub struct Product {
     flops: u64,
     pub(super) pool: bool,
     moments: bool,
+    passed: Option<Passed>,
 }
 
 impl Product {
@@ -70,7 +72,7 @@ impl Product {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
             Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
         };
-        Self { isa, task, epilogue, panels, cut, flops, pool: false, moments: false }
+        Self { isa, task, epilogue, panels, cut, flops, pool: false, moments: false, passed: None }
     }
 
     /// Whether [`pooled`](Self::pooled) is possible: of large tiles that hold whole windows, with nothing added, and no
@@ -109,7 +111,19 @@ impl Product {
         self.moments
     }
 
-    /// Pixels of every part of the statistics: the tiles of a task.
+    /// Why [`passing`](Self::passing) does not pay, if it is so: a rule in shape and level only.
+    pub fn sums_refusal(&self) -> Option<String> {
+        moments::refusal(&self.parts())
+    }
+
+    /// The same data gradient on the way into a normalization.
+    #[must_use]
+    pub fn passing(self, passed: Passed) -> Self {
+        debug_assert!(self.task.turned && self.sums_refusal().is_none());
+        Self { epilogue: passed.epilogue(), passed: Some(passed), ..self }
+    }
+
+    /// Pixels of every part of the statistics or sums: the tiles of a task.
     pub fn parts(&self) -> Vec<usize> {
         let parts = if let Cut::Blocks { blocks } = self.cut { blocks } else { 1 };
         let pixels = |tile| self.place(self.task.tile(tile)).1.iter().product::<usize>();
@@ -187,14 +201,14 @@ impl Kernel for Product {
     fn name(&self) -> String {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
-        let epilogue = self.epilogue.name();
-        let behind = match (self.pool, self.moments) {
-            (true, _) => "_max_pool",
-            (_, true) => "_moments",
-            _ => "",
+        let behind = match (self.pool, self.moments, self.passed) {
+            (true, ..) => self.epilogue.name() + "_max_pool",
+            (_, true, _) => self.epilogue.name() + "_moments",
+            (_, _, Some(passed)) => passed.name(),
+            _ => self.epilogue.name(),
         };
         format!(
-            "{what}{epilogue}{behind}_{}{cut}_{}x{}_{}",
+            "{what}{behind}_{}{cut}_{}x{}_{}",
             self.task.scheme(),
             tile_rows(self.isa, 2),
             self.panels.nr,
@@ -246,6 +260,7 @@ impl Kernel for Product {
             Cut::Panels { .. } => 0..of.tiles(),
         };
         let (count, first) = (tiles.len(), of.tile(tiles.start));
+        let number = if let Cut::Blocks { .. } = self.cut { task } else { 0 };
         let mut run = Run {
             count,
             first,
@@ -260,9 +275,10 @@ impl Kernel for Product {
                 }
                 Cut::Panels { .. } => None,
             },
-            part: self.moments.then(|| {
-                let number = if let Cut::Blocks { .. } = self.cut { task } else { 0 };
-                Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)
+            part: self.moments.then(|| Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)),
+            sums_part: self.passed.map(|passed| {
+                let behind = result + 1 + usize::from(self.positions_len() > 0);
+                passed.sums(self.isa, args, behind, len, of.dc).part(number)
             }),
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are

@@ -11,7 +11,7 @@ use super::tile::{Rows, sum_over_channels};
 use crate::kernels::ahead::{LINE, ask};
 use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
-use crate::kernels::conv::moments::Part;
+use crate::kernels::conv::{moments, sums};
 use crate::kernels::elementwise;
 
 /// What the products of a task have in common: tiles, memory and operands.
@@ -27,7 +27,9 @@ pub(super) struct Run {
     /// What is asked for of the source, if anything is.
     pub(super) behind: Option<Behind>,
     /// Where the statistics of the results go.
-    pub(super) part: Option<Part>,
+    pub(super) part: Option<moments::Part>,
+    /// Where their sums go, and what they pass before.
+    pub(super) sums_part: Option<sums::Part>,
 }
 
 /// Things dealt out over steps, nearly evenly.
@@ -175,15 +177,20 @@ impl Product {
             out: of.out,
             pool: self.pool,
         };
-        let mut moments = run.part.map(|part| part.tiles(first..first + write.channels));
+        let channels = first..first + write.channels;
+        let mut moments = run.part.map(|part| part.tiles(channels.clone()));
+        let mut sums_part = run.sums_part;
         let mut tile = run.first;
         for row in 0..run.count {
-            let (at, size) = self.place(tile);
-            let at = run.dst.wrapping_add(at + first);
+            let (index, size) = self.place(tile);
+            let at = run.dst.wrapping_add(index + first);
             // SAFETY: the caller's word.
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write, moments.as_mut());
                 self.activate(at, size, &write);
+                if let Some(part) = &mut sums_part {
+                    part.add((at, index + first), size, write.pitch, channels.clone());
+                }
             }
             tile = of.behind(tile);
         }
