@@ -28,6 +28,8 @@ struct Part<'a> {
     channel: usize,
     results: Results<'a>,
     activation: Option<UnaryKind>,
+    /// What results pass on their way to a normalization.
+    sums: Option<sums::Part>,
 }
 
 /// The common part of [`Forward`](super::Forward) and [`BackwardData`](super::BackwardData).
@@ -109,7 +111,11 @@ impl Indirect {
         let mut repeated = [[0.0f32; MAX_LANES]; 5];
         // SAFETY: scratch is as large as `scratch()` says; sources and results stay inside their views.
         unsafe {
-            let of = self.part(class, group, panels, operands, &mut repeated, scratch);
+            let mut of = self.part(class, group, panels, operands, &mut repeated, scratch);
+            if let Taken::Sums(sums) = &operands.taken {
+                let before: usize = self.cuts[..class].iter().map(|cut| cut.row_tasks).sum();
+                of.sums = Some(sums.part(before + row_task));
+            }
             let units = share(row_task, cut.row_tasks, count);
             let start = cut.reading.rows(lattice, units.start).start;
             for unit in units {
@@ -130,21 +136,13 @@ impl Indirect {
                     source_behind(lattice, of.source, rows.clone())
                 };
                 self.unit(&of, rows.clone(), &opened, next);
-                match &operands.taken {
-                    Taken::Nothing => {}
-                    Taken::Moments(partials) => {
-                        let part = moments::Part::new(problem.isa, partials, row_task, self.dst_channels);
-                        let channels = self.channels(&of);
-                        let at = of.results.at(rows.start * self.dst_channels + channels.start, channels.len());
-                        part.add(at, self.dst_channels, rows.len(), channels, rows.start - start);
-                    }
-                    Taken::Sums(sums) => {
-                        let before: usize = self.cuts[..class].iter().map(|cut| cut.row_tasks).sum();
-                        let mut part = sums.part(before + row_task);
-                        part.fresh = rows.start == start;
-                        self.add_to_sums(&of, rows, &mut part);
-                    }
+                if let Taken::Moments(partials) = &operands.taken {
+                    let part = moments::Part::new(problem.isa, partials, row_task, self.dst_channels);
+                    let channels = self.channels(&of);
+                    let at = of.results.at(rows.start * self.dst_channels + channels.start, channels.len());
+                    part.add(at, self.dst_channels, rows.len(), channels, rows.start - start);
                 }
+                self.add_to_sums(&mut of, rows);
             }
         }
     }
@@ -211,6 +209,7 @@ impl Indirect {
             channel: group * single,
             results: operands.results,
             activation: operands.activation,
+            sums: None,
         }
     }
 
@@ -233,8 +232,15 @@ impl Indirect {
             }
             let mut done = 0;
             let mut run = |slot: usize, panel: usize, count: usize| {
-                let rows = share(slot, tiles, rows.len()).len();
-                call.run(panel..panel + count, tables, slot, rows, next.pieces(done, count));
+                let part = share(slot, tiles, rows.len());
+                if let Some(sums) = &of.sums {
+                    let nr = self.problem.nr();
+                    let channels = (count * nr).min(self.problem.channels - panel * nr);
+                    let pixel = self.pixel(lattice, lattice.walk(rows.start + part.start));
+                    let index = pixel * self.dst_channels + of.channel + panel * nr;
+                    sums.ask(index, [1, part.len()], [0, lattice.w.dst_step * self.dst_channels], channels);
+                }
+                call.run(panel..panel + count, tables, slot, part.len(), next.pieces(done, count));
                 done += count;
             };
             if rows.len() == 1 {
@@ -273,12 +279,13 @@ impl Indirect {
         of.channel + of.panels.start * nr..of.channel + (of.panels.end * nr).min(self.problem.channels)
     }
 
-    /// Takes finished rows into the sums of a part.
+    /// Takes finished rows into the sums of their part, if there are some.
     ///
     /// # Safety
     /// The rows' results and the sums of these channels belong to this task; pixels are not folded.
-    unsafe fn add_to_sums(&self, of: &Part<'_>, rows: Range<usize>, part: &mut sums::Part) {
+    unsafe fn add_to_sums(&self, of: &mut Part<'_>, rows: Range<usize>) {
         let (lattice, channels) = (of.lattice, self.channels(of));
+        let Some(part) = &mut of.sums else { return };
         let pitch = lattice.w.dst_step * self.dst_channels;
         // Pixels of a whole lattice follow each other, those of a class within its lines.
         let whole = self.problem.classes.len() == 1;

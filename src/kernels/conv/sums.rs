@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::Epilogue;
+use crate::kernels::ahead::ask;
 use crate::kernels::norm::{BLOCK, Gate, PerChannel, Rows, add_lines};
 use crate::kernels::share;
 use crate::simd::Isa;
@@ -98,6 +99,15 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Asks for what [`add`](Self::add) will read beside these pixels' `channels` numbers each, from number `index` of the
+    /// result on.
+    pub fn ask(&self, index: usize, size: [usize; 2], pitch: [usize; 2], channels: usize) {
+        for from in [self.source, self.result].into_iter().filter(|from| !from.is_null()) {
+            // SAFETY: hints.
+            unsafe { ask(self.isa, from.wrapping_add(index), size, pitch, channels) };
+        }
+    }
+
     /// Takes lines of pixels through the gate, where they are, and adds them to the sums of these channels. Lines and pixels
     /// lie `pitch` apart; `at` is the first one's first of these channels, which is number `index` of the result.
     ///

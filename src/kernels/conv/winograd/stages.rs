@@ -210,11 +210,15 @@ impl Product {
     fn ask(&self, run: &mut Run, (tile, results): &mut (Tile, Deal), panel: usize) {
         let (isa, of) = (self.isa, &self.task);
         for _ in 0..results.next() {
-            let (at, size) = self.place(*tile);
-            let at = run.dst.wrapping_add(at + panel * self.panels.nr);
+            let (index, size) = self.place(*tile);
+            let index = index + panel * self.panels.nr;
             let size = size.map(|results| self.written(results));
+            let (pitch, channels) = ([self.line(), of.dc], self.channels(panel));
             // SAFETY: hints.
-            unsafe { ask(isa, at, size, [self.line(), of.dc], self.channels(panel)) };
+            unsafe { ask(isa, run.dst.wrapping_add(index), size, pitch, channels) };
+            if let Some(part) = &run.sums_part {
+                part.ask(index, size, pitch, channels);
+            }
             *tile = of.behind(*tile);
         }
         let Some(behind) = &mut run.behind else { return };
