@@ -233,7 +233,8 @@ impl Indirect {
             let mut done = 0;
             let mut run = |slot: usize, panel: usize, count: usize| {
                 let part = share(slot, tiles, rows.len());
-                if let Some(sums) = &of.sums {
+                // What is added crowds the way to memory enough.
+                if let Some(sums) = of.sums.as_ref().filter(|_| call.finish.added.is_null()) {
                     let nr = self.problem.nr();
                     let channels = (count * nr).min(self.problem.channels - panel * nr);
                     let pixel = self.pixel(lattice, lattice.walk(rows.start + part.start));

@@ -32,6 +32,36 @@ pub(super) struct Run {
     pub(super) sums_part: Option<sums::Part>,
 }
 
+/// Tiles side by side that go into sums at once, as lines of pixels.
+struct Stretch {
+    part: sums::Part,
+    /// Number of the first result, and lines and pixels of a line.
+    index: usize,
+    size: [usize; 2],
+}
+
+impl Stretch {
+    /// Adds the tile on the right, or the first one: its first result and its size.
+    fn extend(&mut self, index: usize, [height, width]: [usize; 2]) {
+        if self.size[1] == 0 {
+            self.index = index;
+        }
+        self.size = [height, self.size[1] + width];
+    }
+
+    /// Takes the tiles into the sums, if there are any.
+    ///
+    /// # Safety
+    /// As [`sums::Part::add`]; `dst` is the first result.
+    unsafe fn close(&mut self, dst: *mut f32, pitch: [usize; 2], channels: Range<usize>) {
+        if self.size[1] > 0 {
+            // SAFETY: the caller's word.
+            unsafe { self.part.add((dst.wrapping_add(self.index), self.index), self.size, pitch, channels) };
+            self.size = [0; 2];
+        }
+    }
+}
+
 /// Things dealt out over steps, nearly evenly.
 struct Deal {
     whole: usize,
@@ -179,7 +209,7 @@ impl Product {
         };
         let channels = first..first + write.channels;
         let mut moments = run.part.map(|part| part.tiles(channels.clone()));
-        let mut sums_part = run.sums_part;
+        let mut passing = run.sums_part.map(|part| Stretch { part, index: 0, size: [0; 2] });
         let mut tile = run.first;
         for row in 0..run.count {
             let (index, size) = self.place(tile);
@@ -188,15 +218,23 @@ impl Product {
             unsafe {
                 results_of(isa, run.sums.wrapping_add(row * sums.pitch), at, size, &write, moments.as_mut());
                 self.activate(at, size, &write);
-                if let Some(part) = &mut sums_part {
-                    part.add((at, index + first), size, write.pitch, channels.clone());
+                if let Some(passing) = &mut passing {
+                    if tile.x == 0 {
+                        passing.close(run.dst, write.pitch, channels.clone());
+                    }
+                    passing.extend(index + first, size);
                 }
             }
             tile = of.behind(tile);
         }
-        if let Some(moments) = &mut moments {
-            // SAFETY: the caller's word.
-            unsafe { moments.close() };
+        // SAFETY: the caller's word.
+        unsafe {
+            if let Some(moments) = &mut moments {
+                moments.close();
+            }
+            if let Some(passing) = &mut passing {
+                passing.close(run.dst, write.pitch, channels);
+            }
         }
     }
 
