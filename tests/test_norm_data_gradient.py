@@ -34,11 +34,10 @@ class Residual(nn.Module):
 
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, int], Callable[[int, int], nn.Conv2d]]] = {
-    "conv_backward_data": ((18, 19), lambda i, o: nn.Conv2d(i, o, 1, bias=False)),
-    "conv_backward_data in groups": ((34, 35), lambda i, o: nn.Conv2d(i, o, 3, padding=1, groups=2, bias=False)),
-    "conv_backward_data strided": ((53, 54), lambda i, o: nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False)),
-    "conv_winograd_backward_data": ((34, 35), lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
-    "conv_winograd_backward_data of few tiles": ((9, 10), lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
+    "conv_backward_data": ((100, 101), lambda i, o: nn.Conv2d(i, o, 1, bias=False)),
+    "conv_backward_data in groups": ((100, 101), lambda i, o: nn.Conv2d(i, o, 3, padding=1, groups=2, bias=False)),
+    "conv_backward_data strided": ((100, 101), lambda i, o: nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False)),
+    "conv_winograd_backward_data": ((99, 102), lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
 }
 
 
@@ -120,11 +119,14 @@ def reasons(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
 
 def test_a_normalization_that_takes_them_itself_says_why() -> None:
-    """Few pixels; kernels that take none."""
+    """Few numbers; kernels that take none; few pixels for the parts of the work."""
 
     def normalized(conv: nn.Conv2d) -> nn.Sequential:
         return nn.Sequential(nn.BatchNorm2d(conv.in_channels), nn.ReLU(), conv)
 
-    assert reasons(normalized(nn.Conv2d(40, 64, 1)), (1, 5, 7, 40)) == ["35 pixels in 2 parts"]
-    assert reasons(normalized(nn.Conv2d(16, 16, 3, padding=1, groups=16)), (2, 20, 20, 16)) == ["the kernel takes none"]
-    assert reasons(normalized(nn.Conv2d(40, 64, 1)), (2, 40, 40, 40)) == []
+    assert reasons(normalized(nn.Conv2d(40, 64, 1)), (1, 5, 7, 40)) == ["1400 numbers stay in cache"]
+    depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    assert reasons(normalized(depthwise), (2, 200, 200, 16)) == ["the kernel takes none"]
+    (reason,) = reasons(normalized(nn.Conv2d(2048, 16, 1)), (512, 1, 1, 2048))
+    assert reason.startswith("512 pixels in ")
+    assert reasons(normalized(nn.Conv2d(40, 64, 1)), (2, 120, 120, 40)) == []

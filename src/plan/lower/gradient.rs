@@ -10,6 +10,10 @@ use crate::kernels::conv::winograd::{self, Pack, Product};
 use crate::kernels::conv::{BackwardData, Geometry, PackBackwardData, Passed, depthwise, spread};
 use crate::kernels::norm;
 
+/// Gradients of fewer numbers stay in cache until a step of its own reads them, which then takes less time than what it costs
+/// to pass on the way.
+const LARGE: usize = 1 << 20;
+
 /// The kernel of a data gradient that can pass.
 enum Passing {
     Direct(BackwardData),
@@ -54,6 +58,9 @@ impl<'a> Lowering<'a> {
         let none = || "the kernel takes none".to_owned();
         let &Op::Conv2dBackwardData { window, groups, algorithm, .. } = &maker.op else { return Err(none()) };
         let geometry = self.data_geometry(maker, window, groups).map_err(|_| none())?;
+        if geometry.src_len() < LARGE {
+            return Err(format!("{} numbers stay in cache", geometry.src_len()));
+        }
         let isa = self.options.isa;
         if depthwise::refusal(isa, &geometry).is_none() {
             return Err(none());

@@ -46,7 +46,7 @@ fn check(
     };
 
     let source = [Operand::of(&values(1, geometry.dst_len())), weights.clone()];
-    let raw = run(plain, &[&source[..], &[gradient.clone()], positions.as_slice()].concat())[2].clone();
+    let raw = run(plain, &[&source[..], std::slice::from_ref(&gradient), positions.as_slice()].concat())[2].clone();
     let shape = Segments { segments: 1, rows, channels, bins: channels };
     let apart = GradientSums::new(isa, shape).behind(gate, gate.is_some(), add);
     let mut operands = vec![raw.clone(), x.clone(), mean.clone(), Operand::poison::<f64>(apart.partials())];
