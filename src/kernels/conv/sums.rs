@@ -95,7 +95,7 @@ pub(super) struct Part {
     sums: *mut f64,
     channels: usize,
     /// Whether nothing was added to the sums yet.
-    pub fresh: bool,
+    fresh: bool,
 }
 
 impl Part {
