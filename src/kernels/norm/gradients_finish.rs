@@ -6,9 +6,9 @@ use crate::kernels::elementwise::Chunks;
 use crate::tensor::Args;
 
 /// What follows from the sums, added up in the order of segments and parts. Operands: `partials` (of
-/// [`GradientSums`](super::GradientSums) or a convolution's data gradient), `weight` (a float per channel), `rstd` (a float per statistic), then, if asked for, `slope` and
-/// `offset` of [`Apply`](super::Apply) (a float per statistic each), and, if asked for, `diff_weight` and `diff_bias`
-/// (a float per channel each).
+/// [`GradientSums`](super::GradientSums) or a convolution's data gradient), `weight` (a float per channel), `rstd` (a float
+/// per statistic), then, if asked for, `slope` and `offset` of [`Apply`](super::Apply) (a float per statistic each), and, if
+/// asked for, `diff_weight` and `diff_bias` (a float per channel each).
 ///
 /// ```text
 /// offset      = −rstd  · Σ diff_dst·weight / count               over the pixels and channels of a bin

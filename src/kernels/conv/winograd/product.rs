@@ -37,8 +37,8 @@ enum Cut {
 
 /// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, those of the epilogue
 /// ([`Epilogue::operands`]), result, positions (if [`positions_len`](Self::positions_len) is not 0), partial statistics of
-/// the result ([`with_moments`](Self::with_moments)) or the operands of [`Passed`]. The weights are packed unless [`takes_raw`](Self::takes_raw); what
-/// is added may be the memory of the result.
+/// the result ([`with_moments`](Self::with_moments)) or the operands of [`Passed`]. The weights are packed unless
+/// [`takes_raw`](Self::takes_raw); what is added may be the memory of the result.
 #[derive(Debug)]
 pub struct Product {
     pub(super) isa: Isa,

@@ -62,7 +62,8 @@ struct Square {
 }
 
 /// # Safety
-/// Every row is readable for the channels of the columns inside, and every position writable for them rounded up to whole vectors.
+/// Every row is readable for the channels of the columns inside, and every position writable for them rounded up to whole
+/// vectors.
 #[inline(always)]
 unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const OUT: usize>(
     square: &Square,
