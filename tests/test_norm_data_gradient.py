@@ -10,9 +10,10 @@ import pytest
 
 import cnnrs
 from cases import Array, real
-from cnnrs import _core, graph, nn, optim
+from cnnrs import _core, nn, optim
 from cnnrs import functional as F
 from tolerance import assert_within
+from traces import differentiated
 
 BATCH = 3
 
@@ -56,17 +57,6 @@ def network(name: str, shortcut: bool, channels: int = 36) -> nn.Sequential:
 def images(name: str, seed: int = 1) -> Array:
     """A batch."""
     return real(BATCH, *CONVOLUTIONS[name][0], 6, seed=seed)
-
-
-def differentiated(model: nn.Module, shape: tuple[int, ...]) -> tuple[_core.Graph, list[int]]:
-    """The graph of a sum of squares of the logits in training and its gradients by input and parameters."""
-    with graph.Trace(root=model, training=True) as trace:
-        x = trace.input(shape, "float32", "x")
-        y = model(x)
-        loss = F.sum(y * y)
-        wrt = [x, *(graph.Value(trace, value, name) for value, name in trace.parameters())]
-        gradients = [gradient.id for gradient in trace.gradients([loss], [None], wrt) if gradient is not None]
-    return trace.graph, [y.id, *gradients]
 
 
 CASES = [

@@ -5,6 +5,8 @@
 mod axis_map;
 #[path = "kernels/conv_moments.rs"]
 mod conv_moments;
+#[path = "kernels/conv_shapes.rs"]
+mod conv_shapes;
 #[path = "kernels/conv_sums.rs"]
 mod conv_sums;
 #[path = "kernels/copies.rs"]

@@ -4,6 +4,7 @@
 use super::layers::added_in_place;
 use super::norm::DOUBLE;
 use super::{FLOAT, Lowering};
+use crate::algorithm::Algorithm;
 use crate::graph::op::Gate;
 use crate::graph::{Node, Op, ValueId};
 use crate::kernels::conv::winograd::{self, Pack, Product};
@@ -14,13 +15,60 @@ use crate::kernels::norm;
 /// to pass on the way.
 const LARGE: usize = 1 << 20;
 
+/// How a data gradient is computed: a rule in shape, level and permission.
+enum Way {
+    Depthwise,
+    Tiles,
+    Spread,
+    /// Why depthwise, by tiles and spread are refused.
+    Direct([String; 3]),
+}
+
 /// The kernel of a data gradient that can pass.
+#[allow(clippy::large_enum_variant)] // one at a time, on its way into a step
 enum Passing {
-    Direct(BackwardData),
+    /// And why it is not computed otherwise.
+    Direct(BackwardData, [String; 3]),
     Tiles(Product),
 }
 
 impl<'a> Lowering<'a> {
+    fn data_way(&self, geometry: &Geometry, algorithm: Algorithm) -> Way {
+        let isa = self.options.isa;
+        let Some(channels) = depthwise::refusal(isa, geometry) else { return Way::Depthwise };
+        let Some(tiles) = winograd::refusal(self.options.algorithm.and(algorithm), geometry) else { return Way::Tiles };
+        let Some(spread) = spread::refusal(isa, geometry, true) else { return Way::Spread };
+        Way::Direct([channels, tiles, spread])
+    }
+
+    pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
+        match self.data_way(&geometry, algorithm) {
+            Way::Depthwise => self.depthwise_backward_data(node, geometry),
+            Way::Tiles => self.winograd_backward_data(node, geometry),
+            Way::Spread => self.spread_backward_data(node, geometry),
+            Way::Direct(refusals) => {
+                let packed = self.direct_weights(node, geometry);
+                let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
+                self.refuse_others(&geometry, refusals);
+                self.push(node, BackwardData::new(self.options.isa, geometry), operands, geometry.describe());
+            }
+        }
+    }
+
+    /// The weights as a direct data gradient wants them.
+    fn direct_weights(&mut self, node: &Node, geometry: Geometry) -> usize {
+        let pack = PackBackwardData::new(self.options.isa, geometry);
+        let (floats, format) = (pack.packed_len(), pack.format());
+        self.pack(node, node.inputs[1], pack, floats, format)
+    }
+
+    /// Notes why a data gradient is a direct one.
+    fn refuse_others(&mut self, geometry: &Geometry, [channels, tiles, spread]: [String; 3]) {
+        self.refuse_depthwise(geometry, "conv_depthwise_backward_data", channels);
+        self.refuse_winograd(geometry, "conv_winograd_backward_data", tiles);
+        self.refuse_spread(geometry, "conv_spread_backward_data", spread);
+    }
+
     /// Whether a data gradient is left for the gradient of a normalization.
     pub(super) fn passes_gradient(&self, node: &Node) -> bool {
         let (Op::Conv2dBackwardData { .. }, &[result]) = (&node.op, node.outputs.as_slice()) else { return false };
@@ -52,8 +100,7 @@ impl<'a> Lowering<'a> {
         refusal
     }
 
-    /// The geometry of a data gradient and the kernel that [`backward_data`](Self::backward_data) comes to, or why that
-    /// passes nothing.
+    /// The geometry of a data gradient and its kernel, or why that passes nothing.
     fn passing(&self, maker: &Node) -> Result<(Geometry, Passing), String> {
         let none = || "the kernel takes none".to_owned();
         let &Op::Conv2dBackwardData { window, groups, algorithm, .. } = &maker.op else { return Err(none()) };
@@ -62,19 +109,18 @@ impl<'a> Lowering<'a> {
             return Err(format!("{} numbers stay in cache", geometry.src_len()));
         }
         let isa = self.options.isa;
-        if depthwise::refusal(isa, &geometry).is_none() {
-            return Err(none());
-        }
-        let (kernel, refusal) = if winograd::refusal(self.options.algorithm.and(algorithm), &geometry).is_none() {
-            let kernel = Product::backward_data(isa, &geometry, self.keeps_packed(maker.inputs[1]));
-            let refusal = kernel.sums_refusal();
-            (Passing::Tiles(kernel), refusal)
-        } else if spread::refusal(isa, &geometry, true).is_none() {
-            return Err(none());
-        } else {
-            let kernel = BackwardData::new(isa, geometry);
-            let refusal = kernel.sums_refusal();
-            (Passing::Direct(kernel), refusal)
+        let (kernel, refusal) = match self.data_way(&geometry, algorithm) {
+            Way::Depthwise | Way::Spread => return Err(none()),
+            Way::Tiles => {
+                let kernel = Product::backward_data(isa, &geometry, self.keeps_packed(maker.inputs[1]));
+                let refusal = kernel.sums_refusal();
+                (Passing::Tiles(kernel), refusal)
+            }
+            Way::Direct(refusals) => {
+                let kernel = BackwardData::new(isa, geometry);
+                let refusal = kernel.sums_refusal();
+                (Passing::Direct(kernel, refusals), refusal)
+            }
         };
         refusal.map_or(Ok((geometry, kernel)), Err)
     }
@@ -87,10 +133,8 @@ impl<'a> Lowering<'a> {
         let isa = self.options.isa;
         let mut operands = vec![self.buffer(maker.inputs[0])];
         let parts = match &kernel {
-            Passing::Direct(kernel) => {
-                let pack = PackBackwardData::new(isa, geometry);
-                let (floats, format) = (pack.packed_len(), pack.format());
-                operands.push(self.pack(maker, maker.inputs[1], pack, floats, format));
+            Passing::Direct(kernel, _) => {
+                operands.push(self.direct_weights(maker, geometry));
                 kernel.parts().len()
             }
             Passing::Tiles(kernel) => {
@@ -125,7 +169,8 @@ impl<'a> Lowering<'a> {
         let in_place: Vec<_> = in_place.into_iter().filter(|pair| !read_again(pair)).collect();
         let (sums, named) = ((shape, parts, partials), (maker, geometry.describe()));
         match kernel {
-            Passing::Direct(kernel) => {
+            Passing::Direct(kernel, refusals) => {
+                self.refuse_others(&geometry, refusals);
                 self.finish_sums(node, named, sums, (kernel.passing(passed), operands, in_place), grad, None);
             }
             Passing::Tiles(kernel) => {

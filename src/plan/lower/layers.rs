@@ -96,27 +96,6 @@ impl Lowering<'_> {
         (Epilogue { bias: bias.is_some(), norm: norm.is_some(), add, activation }, operands)
     }
 
-    pub(super) fn backward_data(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
-        let isa = self.options.isa;
-        let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
-            return self.depthwise_backward_data(node, geometry);
-        };
-        let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
-            return self.winograd_backward_data(node, geometry);
-        };
-        let Some(spread) = spread::refusal(isa, &geometry, true) else {
-            return self.spread_backward_data(node, geometry);
-        };
-        let pack = conv::PackBackwardData::new(isa, geometry);
-        let (floats, format) = (pack.packed_len(), pack.format());
-        let packed = self.pack(node, node.inputs[1], pack, floats, format);
-        let operands = vec![self.buffer(node.inputs[0]), packed, self.buffer(node.outputs[0])];
-        self.refuse_depthwise(&geometry, "conv_depthwise_backward_data", refusal);
-        self.refuse_winograd(&geometry, "conv_winograd_backward_data", other);
-        self.refuse_spread(&geometry, "conv_spread_backward_data", spread);
-        self.push(node, conv::BackwardData::new(isa, geometry), operands, geometry.describe());
-    }
-
     pub(super) fn backward_weights(&mut self, node: &Node, geometry: Geometry, algorithm: Algorithm) {
         let isa = self.options.isa;
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {

@@ -5,9 +5,9 @@ use cnnrs::kernels::conv::winograd::{Pack, Product};
 use cnnrs::kernels::conv::{Epilogue, Forward, Geometry, PackForward};
 use cnnrs::kernels::norm::{MomentsFinish, Segments};
 use cnnrs::simd::Isa;
-use cnnrs::window::Window2d;
 use proptest::prelude::*;
 
+use crate::conv_shapes::{geometry, packed, tile_weights};
 use crate::{Operand, run, values};
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
@@ -54,10 +54,6 @@ fn check(
     }
 }
 
-fn packed(pack: &dyn Kernel, geometry: &Geometry, len: usize) -> Operand {
-    run(pack, &[Operand::of(&values(2, geometry.weights_len())), Operand::of(&vec![0.0f32; len])])[1].clone()
-}
-
 /// Whether the kernel took the statistics.
 fn direct(isa: Isa, geometry: Geometry, offset: f32) -> bool {
     let make = || Forward::copying_once(isa, geometry, BIAS);
@@ -78,19 +74,9 @@ fn winograd(isa: Isa, geometry: &Geometry, kept: bool, offset: f32) -> bool {
     }
     let (plain, taking) = (make(), make().with_moments());
     let pack = Pack::forward(isa, geometry);
-    let weights = if plain.takes_raw() {
-        Operand::of(&values(2, geometry.weights_len()))
-    } else {
-        packed(&pack, geometry, pack.packed_len())
-    };
+    let weights = tile_weights(&plain, &pack, geometry);
     check((&plain, &taking), (geometry, plain.parts()), (weights, plain.positions_len()), offset);
     true
-}
-
-fn geometry(kernel: usize, stride: usize, n: usize, size: [usize; 2], channels: [usize; 3]) -> Geometry {
-    let pad = [[kernel / 2; 2]; 2];
-    let window = Window2d { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pad };
-    Geometry::new(n, size, channels[0], channels[1], channels[2], window).unwrap()
 }
 
 #[test]

@@ -6,9 +6,9 @@ use cnnrs::kernels::conv::winograd::{Pack, Product};
 use cnnrs::kernels::conv::{BackwardData, Geometry, PackBackwardData, Passed};
 use cnnrs::kernels::norm::{Gate, GradientSums, GradientSumsFinish, Segments};
 use cnnrs::simd::Isa;
-use cnnrs::window::Window2d;
 use proptest::prelude::*;
 
+use crate::conv_shapes::{geometry, packed, tile_weights};
 use crate::{Operand, run, values};
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
@@ -97,10 +97,6 @@ fn check(
     }
 }
 
-fn packed(pack: &dyn Kernel, geometry: &Geometry, len: usize) -> Operand {
-    run(pack, &[Operand::of(&values(2, geometry.weights_len())), Operand::of(&vec![0.0f32; len])])[1].clone()
-}
-
 /// What can be passed.
 fn ways() -> impl Iterator<Item = Passed> {
     GATES.into_iter().flat_map(|gate| [false, true].map(|add| Passed { gate, add }))
@@ -127,22 +123,12 @@ fn winograd(isa: Isa, geometry: &Geometry, kept: bool) -> bool {
         return false;
     }
     let pack = Pack::backward_data(isa, geometry);
-    let weights = if plain.takes_raw() {
-        Operand::of(&values(2, geometry.weights_len()))
-    } else {
-        packed(&pack, geometry, pack.packed_len())
-    };
+    let weights = tile_weights(&plain, &pack, geometry);
     for passed in ways() {
         let passing = Product::backward_data(isa, geometry, kept).passing(passed);
         check(isa, (&plain, &passing), (geometry, &plain.parts()), (&weights, plain.positions_len()), passed);
     }
     true
-}
-
-fn geometry(kernel: usize, stride: usize, n: usize, size: [usize; 2], channels: [usize; 3]) -> Geometry {
-    let pad = [[kernel / 2; 2]; 2];
-    let window = Window2d { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pad };
-    Geometry::new(n, size, channels[0], channels[1], channels[2], window).unwrap()
 }
 
 #[test]
