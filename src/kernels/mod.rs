@@ -28,6 +28,7 @@ pub mod pool;
 pub mod reduce;
 pub mod softmax;
 pub mod strided;
+pub mod strips;
 pub mod tailed;
 pub mod update;
 

@@ -43,6 +43,8 @@ mod softmax;
 mod spread;
 #[path = "kernels/strided.rs"]
 mod strided;
+#[path = "kernels/strips.rs"]
+mod strips;
 #[path = "kernels/unary.rs"]
 mod unary;
 #[path = "kernels/update.rs"]

@@ -1,8 +1,11 @@
 //! Gradients of functions of one number.
 
+use std::ops::Range;
+
 use super::{Chunks, Rows, Zip, unary::cost, zip_body};
 use crate::function::{Saved, UnaryKind};
 use crate::kernels::Kernel;
+use crate::kernels::strips::Strips;
 use crate::simd::{Isa, Simd, dispatch::multiversion, math};
 use crate::tensor::Args;
 
@@ -79,9 +82,12 @@ unsafe fn inside<S: Simd>(y: S::V, low: f32, high: f32, value: S::V) -> S::V {
     }
 }
 
+/// The gradient of `n` elements from those of the result and what was saved ([`UnaryKind::saved`]).
+///
 /// # Safety
-/// As for [`zip_body`]; the CPU has `isa`.
-unsafe fn gradient(isa: Isa, kind: UnaryKind, call: Rows) {
+/// `n` elements at each; `dst` is that of an operand or overlaps none; the CPU has `isa`.
+pub(in crate::kernels) unsafe fn gradient(isa: Isa, kind: UnaryKind, [a, b]: [*const f32; 2], dst: *mut f32, n: usize) {
+    let call = Rows { a, b, dst, count: 1, n, pitch: [0, 0] };
     // SAFETY: the caller's word.
     unsafe {
         match kind {
@@ -106,6 +112,15 @@ unsafe fn gradient(isa: Isa, kind: UnaryKind, call: Rows) {
             UnaryKind::Affine(scale, _) => affine(isa, Affine(scale.get()), call),
         }
     }
+}
+
+/// Operations of that for `n` elements.
+pub(in crate::kernels) fn backward_flops(kind: UnaryKind, n: usize) -> u64 {
+    let each = match kind.saved() {
+        Saved::Result => 4,
+        Saved::Operand => 1 + cost(kind),
+    };
+    each * n as u64
 }
 
 /// Gradient of a function of one number. Operands: `diff_dst`, the operand or the result ([`UnaryKind::saved`]),
@@ -134,24 +149,48 @@ impl Kernel for UnaryBackward {
     }
 
     fn flops(&self) -> u64 {
-        let each = match self.kind.saved() {
-            Saved::Result => 4,
-            Saved::Operand => 1 + cost(self.kind),
-        };
-        each * self.chunks.count() as u64
+        backward_flops(self.kind, self.count())
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let range = self.chunks.range(task);
-        let call = Rows {
-            a: args.src::<f32>(0).at(range.start, range.len()),
-            b: args.src::<f32>(1).at(range.start, range.len()),
-            dst: args.dst::<f32>(2).at(range.start, range.len()),
-            count: 1,
-            n: range.len(),
-            pitch: [0, 0],
-        };
-        // SAFETY: the operands hold the chunk, which belongs to this task.
-        unsafe { gradient(self.isa, self.kind, call) };
+        // SAFETY: the caller's word; the chunk belongs to this task.
+        unsafe { self.make(self.chunks.range(task), args) };
+    }
+}
+
+impl Strips for UnaryBackward {
+    fn what(&self) -> String {
+        self.kind.name().to_owned()
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn operands(&self) -> usize {
+        3
+    }
+
+    fn result(&self) -> usize {
+        2
+    }
+
+    fn count(&self) -> usize {
+        self.chunks.count()
+    }
+
+    fn line(&self) -> usize {
+        1
+    }
+
+    fn elements(&self, task: usize) -> Range<usize> {
+        self.chunks.range(task)
+    }
+
+    unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
+        let (start, n) = (elements.start, elements.len());
+        let operands = [args.src::<f32>(0).at(start, n), args.src::<f32>(1).at(start, n)];
+        // SAFETY: the operands hold the elements, which belong to the caller.
+        unsafe { gradient(self.isa, self.kind, operands, args.dst::<f32>(2).at(start, n), n) };
     }
 }

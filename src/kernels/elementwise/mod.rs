@@ -8,6 +8,7 @@ mod normalize;
 mod unary;
 
 pub use backward::UnaryBackward;
+pub(super) use backward::{backward_flops, gradient};
 pub use binary::Binary;
 pub use expand::Expand;
 pub use normalize::Normalize;

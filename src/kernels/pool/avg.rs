@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Overrun, PoolGeometry, Span, cover, halves, load, split_rows, store, taps, vectors};
 use crate::kernels::Kernel;
 use crate::kernels::elementwise::Chunks;
+use crate::kernels::strips::Strips;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::{Args, Dst, Src};
 
@@ -355,7 +356,43 @@ impl Kernel for AvgPoolBackward {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        // SAFETY: the operands are as documented; the rows belong to this task.
-        unsafe { avg_pool_backward(self.isa, self, self.chunks.range(task), args.src(0), args.dst(1)) };
+        // SAFETY: the caller's word; the rows belong to this task.
+        unsafe { self.make(self.elements(task), args) };
+    }
+}
+
+impl Strips for AvgPoolBackward {
+    fn what(&self) -> String {
+        "avg_pool".to_owned()
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn operands(&self) -> usize {
+        2
+    }
+
+    fn result(&self) -> usize {
+        1
+    }
+
+    fn count(&self) -> usize {
+        self.chunks.count() * self.line()
+    }
+
+    fn line(&self) -> usize {
+        self.geometry.iw * self.geometry.c
+    }
+
+    fn elements(&self, task: usize) -> Range<usize> {
+        let rows = self.chunks.range(task);
+        rows.start * self.line()..rows.end * self.line()
+    }
+
+    unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
+        // SAFETY: the operands are as documented; the rows belong to the caller.
+        unsafe { avg_pool_backward(self.isa, self, self.geometry.lines(elements), args.src(0), args.dst(1)) };
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::winner::{Mark, Winner};
 use super::{Overrun, PoolGeometry, Span, cover, load, readers, split_rows, store, taps, vectors};
 use crate::kernels::elementwise::Chunks;
+use crate::kernels::strips::Strips;
 use crate::kernels::{Kernel, gcd};
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::{Args, Dst, Src};
@@ -305,8 +306,44 @@ impl Kernel for MaxPoolBackward {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
-        let (rows, diff_dst, diff_src) = (self.chunks.range(task), args.src(0), args.dst(2));
-        // SAFETY: the operands are as documented; the rows belong to this task.
+        // SAFETY: the caller's word; the rows belong to this task.
+        unsafe { self.make(self.elements(task), args) };
+    }
+}
+
+impl Strips for MaxPoolBackward {
+    fn what(&self) -> String {
+        format!("max_pool_{}", self.winner.name())
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn operands(&self) -> usize {
+        3
+    }
+
+    fn result(&self) -> usize {
+        2
+    }
+
+    fn count(&self) -> usize {
+        self.chunks.count() * self.line()
+    }
+
+    fn line(&self) -> usize {
+        self.geometry.iw * self.geometry.c
+    }
+
+    fn elements(&self, task: usize) -> Range<usize> {
+        let rows = self.chunks.range(task);
+        rows.start * self.line()..rows.end * self.line()
+    }
+
+    unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
+        let (rows, diff_dst, diff_src) = (self.geometry.lines(elements), args.src(0), args.dst(2));
+        // SAFETY: the operands are as documented; the rows belong to the caller.
         unsafe {
             match self.winner {
                 Winner::Tap => max_pool_tap_backward(self.isa, self, rows, diff_dst, args.src(1), diff_src),

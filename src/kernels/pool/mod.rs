@@ -87,6 +87,12 @@ impl PoolGeometry {
         let cover = |axis: usize| self.window.kernel[axis].div_ceil(self.window.stride[axis]).min(self.output()[axis]);
         Chunks::new(if row == 0 { 0 } else { self.n * self.ih }, row * cover(0).max(1) * cover(1).max(1))
     }
+
+    /// The input rows that some elements are.
+    fn lines(&self, elements: Range<usize>) -> Range<usize> {
+        let line = (self.iw * self.c).max(1);
+        elements.start / line..elements.end / line
+    }
 }
 
 /// What becomes of a window.

@@ -1,6 +1,6 @@
 //! The two loops of a reduction: over rows whose columns lie side by side, and along lines.
 
-use super::fold::{self, Fold};
+use super::fold::{self, Fold, Sum};
 use crate::function::ReduceKind;
 use crate::kernels::elementwise::store_first;
 use crate::kernels::gcd;
@@ -34,27 +34,63 @@ fn group(lanes: usize, width: usize, rows: usize) -> usize {
     if rows < 2 * group { 1 } else { group }
 }
 
+/// Some of the rows of one reduction, in their order. All but the last piece hold whole blocks of groups, so that the
+/// result has the bits of one piece.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    /// With the rows of this piece.
+    pub of: Columns,
+    /// Rows that are taken as one, all over the reduction.
+    pub group: usize,
+    pub first: bool,
+    pub last: bool,
+}
+
+impl Piece {
+    /// Rows of which a piece holds a multiple, and the group, of a reduction of so many neighbouring rows.
+    pub fn rows(isa: Isa, width: usize, rows: usize) -> (usize, usize) {
+        let group = group(isa.lanes(), width, rows);
+        (group * fold::BLOCK, group)
+    }
+}
+
+/// # Safety
+/// As [`columns_body`]; pieces of one reduction have the same `dst` and `scratch`.
+#[inline(always)]
+unsafe fn piece_body<S: Simd, F: Fold>(piece: Piece, scratch: *mut f32) {
+    let Piece { of: Columns { src, rows, stride, dst, width, .. }, group, first, last } = piece;
+    let (whole, wide) = (rows / group, group * width);
+    // SAFETY: the rows of a last, incomplete group are taken singly.
+    unsafe {
+        if first {
+            fold::open::<F>(dst, width);
+            if group > 1 {
+                fold::open::<F>(scratch, wide);
+            }
+        }
+        if group > 1 {
+            fold::take_rows::<S, F>(src, whole, wide, scratch, wide);
+        } else {
+            fold::take_rows::<S, F>(src, whole, stride, dst, width);
+        }
+        if last && group > 1 {
+            fold::take_rows::<S, F::Totals>(scratch, group, width, dst, width);
+            let done = whole * group;
+            fold::take_rows::<S, F>(src.wrapping_add(done * stride), rows - done, stride, dst, width);
+        }
+    }
+}
+
 /// # Safety
 /// The rows at `src`, `width` elements at `dst`, [`Columns::scratch`] at `scratch`.
 #[inline(always)]
 unsafe fn columns_body<S: Simd, F: Fold>(call: Columns, scratch: *mut f32) {
-    let Columns { src, rows, stride, dst, width, divisor } = call;
+    let Columns { rows, stride, dst, width, divisor, .. } = call;
     // Only rows without gaps are neighbours.
     let group = if stride == width { group(S::LANES, width, rows) } else { 1 };
-    // SAFETY: the rows of a last, incomplete group are taken singly.
+    // SAFETY: the caller's word.
     unsafe {
-        fold::open::<F>(dst, width);
-        let whole = rows / group;
-        if group > 1 {
-            let wide = group * width;
-            fold::open::<F>(scratch, wide);
-            fold::take_rows::<S, F>(src, whole, wide, scratch, wide);
-            fold::take_rows::<S, F::Totals>(scratch, group, width, dst, width);
-        } else {
-            fold::take_rows::<S, F>(src, whole, stride, dst, width);
-        }
-        let done = whole * group;
-        fold::take_rows::<S, F>(src.wrapping_add(done * stride), rows - done, stride, dst, width);
+        piece_body::<S, F>(Piece { of: call, group, first: true, last: true }, scratch);
         if let Some(divisor) = divisor {
             for i in (0..width).step_by(S::LANES) {
                 let lanes = S::LANES.min(width - i);
@@ -118,6 +154,8 @@ reductions! {
     max, Max;
     min, Min;
 }
+
+multiversion! { pub fn sum_piece(piece: Piece, scratch: *mut f32) = piece_body, [Sum]; }
 
 /// Reduces rows.
 ///

@@ -5,9 +5,9 @@ mod fold;
 
 use std::ops::Range;
 
-use self::body::{Columns, Lines};
-use super::Kernel;
+use self::body::{Columns, Lines, Piece};
 use super::elementwise::Chunks;
+use super::{Kernel, share};
 use crate::function::ReduceKind;
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -36,6 +36,8 @@ pub struct Reduce {
     reduced: usize,
     inner: usize,
     parts: usize,
+    /// Elements that no border of parts divides.
+    line: usize,
     /// Bands of inner elements, each `band` wide but for the last.
     bands: usize,
     band: usize,
@@ -64,12 +66,19 @@ impl Reduce {
         let most = enough.max(each / LONG_PART).min(MOST_PARTS);
         let parts = (outer.saturating_mul(each) / PART).min(reduced / 256).clamp(1, most);
         let units = Chunks::new(outer * bands, each / parts);
-        Self { isa, kind, outer, reduced, inner, parts, bands, band, units, divisor }
+        Self { isa, kind, outer, reduced, inner, parts, line: 1, bands, band, units, divisor }
     }
 
     /// Sum of `parts` tensors of `len` elements in the order 0, 1, 2, …
     pub fn sum_of_parts(isa: Isa, parts: usize, len: usize) -> Self {
         Self::new(isa, ReduceKind::Sum, [1, parts, len], None)
+    }
+
+    /// The same whose parts hold whole lines of so many of the elements that are reduced.
+    #[must_use]
+    pub fn by_lines(self, line: usize) -> Self {
+        debug_assert!(line > 0 && self.reduced.is_multiple_of(line));
+        Self { parts: self.parts.min((self.reduced / line).max(1)), line, ..self }
     }
 
     /// Number of partial results, 1 to 256: a function of the shape alone.
@@ -78,8 +87,47 @@ impl Reduce {
     }
 
     /// The elements of part `part`.
-    fn part(&self, part: usize) -> Range<usize> {
-        self.reduced * part / self.parts..self.reduced * (part + 1) / self.parts
+    pub(super) fn part(&self, part: usize) -> Range<usize> {
+        let lines = share(part, self.parts, self.reduced / self.line);
+        lines.start * self.line..lines.end * self.line
+    }
+
+    /// Whether it sums rows, each part in one task, so that a part can be taken [piece by piece](Self::take).
+    pub(super) fn sums_rows(&self) -> bool {
+        self.kind == ReduceKind::Sum && self.outer == 1 && self.bands == 1 && self.inner > 1 && self.reduced > 0
+    }
+
+    /// Takes what is new of a part, of whose rows the first `known` are there and `taken` of them are taken already; tells how
+    /// many are taken then. `src` is the first of all rows. The bits are those of the whole part at once.
+    ///
+    /// # Safety
+    /// As [`run`](Kernel::run); it [sums rows](Self::sums_rows), and the part is taken to its end before the scratch serves
+    /// for anything else.
+    pub(super) unsafe fn take(
+        &self,
+        part: usize,
+        [taken, known]: [usize; 2],
+        src: *const f32,
+        dst: *mut f32,
+        scratch: *mut f32,
+    ) -> usize {
+        let rows = self.part(part);
+        let (step, group) = Piece::rows(self.isa, self.inner, rows.len());
+        let last = known == rows.len();
+        let until = if last { known } else { known / step * step };
+        if until > taken {
+            let of = Columns {
+                src: src.wrapping_add((rows.start + taken) * self.inner),
+                rows: until - taken,
+                stride: self.inner,
+                dst: dst.wrapping_add(part * self.inner),
+                width: self.inner,
+                divisor: None,
+            };
+            // SAFETY: the caller's word.
+            unsafe { body::sum_piece(self.isa, Piece { of, group, first: taken == 0, last }, scratch) };
+        }
+        until
     }
 
     fn columns(&self) -> bool {

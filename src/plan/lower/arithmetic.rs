@@ -14,12 +14,6 @@ impl Lowering<'_> {
         self.push_in_place(node, kernel, operands, shape_text(self.shape(node.inputs[0])), [(0, 1)]);
     }
 
-    pub(super) fn unary_backward(&mut self, node: &Node, kind: UnaryKind) {
-        let kernel = elementwise::UnaryBackward::new(self.options.isa, kind, self.len(node.inputs[0]));
-        let operands = self.buffers(&[node.inputs[0], node.inputs[1], node.outputs[0]]);
-        self.push_in_place(node, kernel, operands, shape_text(self.shape(node.inputs[0])), [(0, 2), (1, 2)]);
-    }
-
     pub(super) fn binary(&mut self, node: &Node, kind: BinaryKind) -> Result<()> {
         let [a, b] = [self.shape(node.inputs[0]), self.shape(node.inputs[1])];
         let dst = self.shape(node.outputs[0]);
@@ -32,6 +26,9 @@ impl Lowering<'_> {
     }
 
     pub(super) fn reduce(&mut self, node: &Node, kind: ReduceKind, axes: &[usize]) {
+        if self.sum_rows(node) {
+            return;
+        }
         let x = self.shape(node.inputs[0]);
         let count: usize = axes.iter().map(|&axis| x[axis]).product();
         let divisor = (kind == ReduceKind::Mean).then_some(count as f32);

@@ -13,6 +13,7 @@ mod place;
 mod pool;
 mod pooled;
 mod spread;
+mod strips;
 mod update;
 mod winograd;
 
@@ -29,12 +30,12 @@ const FLOAT: usize = size_of::<f32>();
 
 /// Lowers a simplified graph; if it is `watched`, the results of every node are made where they can be looked at.
 pub fn lower(graph: &Graph, outputs: &[ValueId], options: Options, watched: bool) -> Result<Plan> {
-    let mut lowering = Lowering::new(graph, outputs, options);
+    let mut lowering = Lowering::new(graph, outputs, options, watched);
     let (effects, pure): (Vec<&Node>, Vec<&Node>) = graph.nodes().iter().partition(|node| node.op.has_effect());
     // A value of which only the shape is wanted is not computed.
     for node in pure.into_iter().filter(|node| node.outputs.iter().any(|id| lowering.read[id.0])).collect::<Vec<_>>() {
         afford(graph, node)?;
-        if !watched && (lowering.passes_gradient(node) || lowering.defers(node)) {
+        if !lowering.watched && (lowering.passes_gradient(node) || lowering.defers(node)) {
             continue;
         }
         let first = lowering.steps.len();
@@ -68,6 +69,8 @@ struct DraftStep {
 struct Lowering<'a> {
     graph: &'a Graph,
     options: Options,
+    /// Whether the results of every node are made where they can be looked at.
+    watched: bool,
     written: Vec<usize>,
     /// Whether anybody needs a value's numbers.
     read: Vec<bool>,
@@ -77,6 +80,8 @@ struct Lowering<'a> {
     deferred: Vec<(ValueId, &'a Node)>,
     /// The statistics of convolutions' results that normalizations in training read.
     statistics: Vec<(ValueId, norm::Taken)>,
+    /// Sums that were taken where their operand was made.
+    sums: Vec<strips::Sums>,
     drafts: Vec<Draft>,
     of_value: Vec<Option<usize>>,
     /// The value whose memory each value is: itself, or what it was reshaped from.
@@ -89,7 +94,7 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph, outputs: &[ValueId], options: Options) -> Self {
+    fn new(graph: &'a Graph, outputs: &[ValueId], options: Options, watched: bool) -> Self {
         let operands = graph.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |of| (node, of)));
         let mut written: Vec<usize> = operands
             .filter_map(|(node, (index, &id))| match graph.value(id).role {
@@ -117,11 +122,13 @@ impl<'a> Lowering<'a> {
         Self {
             graph,
             options,
+            watched,
             written,
             read,
             readers,
             deferred: Vec::new(),
             statistics: Vec::new(),
+            sums: Vec::new(),
             drafts: Vec::new(),
             of_value: vec![None; graph.value_count()],
             origin: (0..graph.value_count()).map(ValueId).collect(),
@@ -274,6 +281,7 @@ impl<'a> Lowering<'a> {
         match node.op {
             Op::Conv2d { .. } => self.defers_conv(node),
             Op::LinearBackwardWeights => self.defers_gradient(node),
+            Op::AvgPool2dBackward { .. } | Op::MaxPool2dBackward { .. } => self.leaves_pool_gradient(node),
             _ => false,
         }
     }

@@ -22,9 +22,13 @@ impl Lowering<'_> {
 
     pub(super) fn max_pool_backward(&mut self, node: &Node, window: Window2d) {
         let (grad, index, x) = (node.inputs[0], node.inputs[1], node.outputs[0]);
-        let kernel = MaxPoolBackward::new(self.options.isa, self.pool_geometry(x, grad, window), self.winner(index));
         let operands = self.buffers(&[grad, index, x]);
-        self.push(node, kernel, operands, self.pool_shape(x, window));
+        self.push(node, self.max_pool_gradient(node, window), operands, self.pool_shape(x, window));
+    }
+
+    pub(super) fn max_pool_gradient(&self, node: &Node, window: Window2d) -> MaxPoolBackward {
+        let geometry = self.pool_geometry(node.outputs[0], node.inputs[0], window);
+        MaxPoolBackward::new(self.options.isa, geometry, self.winner(node.inputs[1]))
     }
 
     /// What an index is kept as: the graph's positions, unless only gradients of the very pooling read it and its taps are
@@ -56,9 +60,14 @@ impl Lowering<'_> {
 
     pub(super) fn avg_pool_backward(&mut self, node: &Node, window: Window2d, count_include_pad: bool) {
         let (grad, x) = (node.inputs[0], node.outputs[0]);
-        let kernel = AvgPoolBackward::new(self.options.isa, self.pool_geometry(x, grad, window), count_include_pad);
         let operands = self.buffers(&[grad, x]);
+        let kernel = self.avg_pool_gradient(node, window, count_include_pad);
         self.push(node, kernel, operands, self.pool_shape(x, window));
+    }
+
+    pub(super) fn avg_pool_gradient(&self, node: &Node, window: Window2d, count_include_pad: bool) -> AvgPoolBackward {
+        let geometry = self.pool_geometry(node.outputs[0], node.inputs[0], window);
+        AvgPoolBackward::new(self.options.isa, geometry, count_include_pad)
     }
 
     pub(super) fn pool_geometry(&self, x: ValueId, y: ValueId, window: Window2d) -> PoolGeometry {
