@@ -53,10 +53,11 @@ def innermost_loops() -> list[list[str]]:
 def tiles(loops: list[list[str]], rows: int, register: str) -> list[list[str]]:
     """The loops of `rows` × 2 vectors in registers of this kind; those with masks are borders."""
 
-    def count(loop: list[str], *names: str) -> int:
-        return sum(line.startswith(names) and register in line for line in loop)
+    def count(loop: list[str], name: str, operand: str = "") -> int:
+        return sum(line.startswith(name) and register in line and operand in line for line in loop)
 
-    full = [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss") == rows]
+    # Numbers come from memory: what follows the sums broadcasts registers, and may lie between a jump and its target.
+    full = [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss", "(") == rows]
     return [loop for loop in full if not any("{%k" in line or line.startswith("vblend") for line in loop)]
 
 

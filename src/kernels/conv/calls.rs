@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::epilogue::Finish;
-use super::micro::{Ahead, MAX_ROWS, Tile, tile};
+use super::micro::{Ahead, MAX_ROWS, Tile, has_nan, tile};
 use super::pack::Problem;
 use super::sums::Sums;
 use super::tables::Tables;
@@ -63,9 +63,10 @@ impl Next {
         Self { from, piece, step: piece.div_ceil(depth.max(1)) }
     }
 
-    /// What `count` calls from number `call` on, which are made as one, ask for.
-    pub fn pieces(&self, call: usize, count: usize) -> Ahead {
-        Ahead { from: self.from.wrapping_add(call * self.piece), step: self.step * count }
+    /// What tiles from number `first` on ask for, each of them for `count` pieces.
+    pub fn pieces(&self, first: usize, count: usize) -> Ahead {
+        let piece = self.piece * count;
+        Ahead { from: self.from.wrapping_add(first * self.piece), step: self.step * count, piece }
     }
 }
 
@@ -79,40 +80,79 @@ pub struct PanelCall<'a> {
 }
 
 impl PanelCall<'_> {
+    /// Runs the tiles of `rows` rows each of these slots, one per slot and panel.
+    ///
     /// # Safety
-    /// The tables of `slot` stand for `rows` rows, one row if there are several panels; weights and
-    /// epilogue are those of the group.
-    pub unsafe fn run(&self, panels: Range<usize>, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) {
-        debug_assert!(rows <= MAX_ROWS && (panels.len() == 1 || rows == 1));
+    /// The tables of the slots were filled with so many rows; weights and epilogue are those of the group.
+    pub unsafe fn run(
+        &self,
+        panels: Range<usize>,
+        tables: &Tables<'_>,
+        slots: Range<usize>,
+        rows: usize,
+        ahead: Ahead,
+    ) {
+        let Problem { isa, vectors, channels, fold, .. } = *self.problem;
         let nr = self.problem.nr();
-        let (panel, channel) = (panels.start, panels.start * nr);
-        let channels = (panels.len() * nr).min(self.problem.channels - channel);
-        let vectors = match panels.len() {
-            1 => channels.div_ceil(self.problem.isa.lanes()),
-            count => count * self.problem.vectors,
-        };
-        let call = Tile {
+        // The last panel may be a part of one.
+        let whole = (channels / nr).clamp(panels.start, panels.end);
+        // SAFETY: the caller's word.
+        unsafe {
+            if whole > panels.start {
+                let count = [slots.len(), whole - panels.start];
+                let call = self.call(panels.start, tables, slots.start, rows, ahead);
+                tile(isa, rows, vectors, &Tile { count, ..call });
+            }
+            if whole < panels.end {
+                let ahead = ahead.behind(slots.len() * (whole - panels.start));
+                let call = self.call(whole, tables, slots.start, rows, ahead);
+                tile(isa, rows, call.channels.div_ceil(isa.lanes()), &Tile { count: [slots.len(), 1], ..call });
+            }
+            if fold > 1 {
+                slots.for_each(|slot| self.repair(&self.call(panels.start, tables, slot, rows, ahead), rows));
+            }
+        }
+    }
+
+    /// Runs one tile of as many panels as [`ROW_PANELS`](super::micro::ROW_PANELS) has, for the one row of the first slot.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub unsafe fn run_row(&self, panels: Range<usize>, tables: &Tables<'_>, ahead: Ahead) {
+        let Problem { isa, vectors, channels, fold, .. } = *self.problem;
+        let nr = self.problem.nr();
+        let call = self.call(panels.start, tables, 0, 1, ahead);
+        let channels = (panels.len() * nr).min(channels - panels.start * nr);
+        let vectors = if panels.len() == 1 { channels.div_ceil(isa.lanes()) } else { panels.len() * vectors };
+        // SAFETY: the caller's word.
+        unsafe {
+            tile(isa, 1, vectors, &Tile { channels, ..call });
+            if fold > 1 {
+                self.repair(&call, 1);
+            }
+        }
+    }
+
+    /// The tile of one slot and panel.
+    fn call(&self, panel: usize, tables: &Tables<'_>, slot: usize, rows: usize, ahead: Ahead) -> Tile<'_> {
+        debug_assert!((1..=MAX_ROWS).contains(&rows));
+        let nr = self.problem.nr();
+        Tile {
             table: tables.table(slot),
             table_pitch: if tables.per_segment() { rows } else { 0 },
             deltas: tables.deltas(),
-            // SAFETY: the caller filled the tables.
-            segments: unsafe { tables.segments(slot) },
+            segments: tables.segments(slot),
             len: tables.segment_len(),
             panel: self.weights.wrapping_add(panel * self.length),
             pitch: nr,
             next_panel: self.length,
             results: tables.results(slot),
-            channel,
-            channels,
+            channel: panel * nr,
+            channels: nr.min(self.problem.channels - panel * nr),
+            count: [1, 1],
+            tables_pitch: tables.pitch(),
             finish: &self.finish,
             ahead,
-        };
-        // SAFETY: the caller's word.
-        unsafe {
-            let nan = tile(self.problem.isa, rows, vectors, &call);
-            if nan && self.problem.fold > 1 {
-                self.repair(&call, rows);
-            }
         }
     }
 
@@ -123,6 +163,10 @@ impl PanelCall<'_> {
     /// As for the tile that ran; what is added has memory of its own.
     unsafe fn repair(&self, call: &Tile<'_>, rows: usize) {
         let Problem { isa, fold, channels, .. } = *self.problem;
+        // SAFETY: the tile wrote these results.
+        if !unsafe { has_nan(isa, call.results, rows, channels) } {
+            return;
+        }
         let single = channels / fold;
         let class = &self.problem.classes[0];
         let (depth, taps) = (class.lattice.group_channels, class.lattice.w.taps.len());
@@ -135,7 +179,7 @@ impl PanelCall<'_> {
                 }
                 let first = lane / single * class.fold_step * depth;
                 let mut sum = 0.0f32;
-                for segment in call.segments.0..call.segments.1 {
+                for segment in (*call.segments).0..(*call.segments).1 {
                     let source = *call.table.wrapping_add(segment * call.table_pitch).add(row);
                     let source = source.wrapping_offset(*call.deltas.add(segment));
                     for k in first..first + taps * depth {

@@ -221,44 +221,63 @@ impl Indirect {
         let Part { lattice, tables, call, panels, .. } = of;
         let tiles = rows.len().div_ceil(self.mr);
         let next = Next::new(next, tiles * panels.len(), lattice.depth());
+        let first = |walk| self.pixel(lattice, walk) * self.dst_channels + of.channel;
+        let result = |walk| of.results.at(first(walk), self.problem.channels);
+        // What is added crowds the way to memory enough.
+        let asks = of.sums.as_ref().filter(|_| call.finish.added.is_null());
+        let pitch = lattice.w.dst_step * self.dst_channels;
+        // The first tiles have a row more than the others, if they do not divide them.
+        let (each, more) = (rows.len() / tiles, rows.len() % tiles);
+        let mut done = 0;
+        let mut run = |panels: Range<usize>, slots: Range<usize>| {
+            let count = each + usize::from(slots.start < more);
+            if let Some(sums) = asks {
+                let nr = self.problem.nr();
+                let channels = (panels.len() * nr).min(self.problem.channels - panels.start * nr);
+                let start = rows.start + slots.start * each + slots.start.min(more);
+                let index = first(lattice.walk(start)) + panels.start * nr;
+                sums.ask(index, [1, count], [0, pitch], channels);
+            }
+            let tiles = panels.len() * slots.len();
+            // SAFETY: the caller's word; the tables are filled.
+            unsafe {
+                if rows.len() == 1 {
+                    call.run_row(panels, tables, next.pieces(done, tiles));
+                } else {
+                    call.run(panels, tables, slots, count, next.pieces(done, 1));
+                }
+            }
+            done += tiles;
+        };
         // SAFETY: the caller's word.
-        unsafe {
-            for slot in 0..tiles {
-                let part = share(slot, tiles, rows.len());
-                let rows = rows.start + part.start..rows.start + part.end;
-                let first = |walk| self.pixel(lattice, walk) * self.dst_channels + of.channel;
-                let result = |walk| of.results.at(first(walk), self.problem.channels);
-                tables.fill(slot, rows, opened, result, lattice.w.dst_step * self.dst_channels);
+        unsafe { tables.fill([each, more, tiles], rows.start, opened, result, pitch) };
+        let stretches = [0..more, more..tiles].into_iter().filter(|slots| !slots.is_empty());
+        if rows.len() == 1 {
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let fits = |count: &&usize| panel + **count <= panels.end;
+                let count = ROW_PANELS.iter().find(fits).map_or(1, |&count| count);
+                run(panel..panel + count, 0..1);
+                panel += count;
             }
-            let mut done = 0;
-            let mut run = |slot: usize, panel: usize, count: usize| {
-                let part = share(slot, tiles, rows.len());
-                // What is added crowds the way to memory enough.
-                if let Some(sums) = of.sums.as_ref().filter(|_| call.finish.added.is_null()) {
-                    let nr = self.problem.nr();
-                    let channels = (count * nr).min(self.problem.channels - panel * nr);
-                    let pixel = self.pixel(lattice, lattice.walk(rows.start + part.start));
-                    let index = pixel * self.dst_channels + of.channel + panel * nr;
-                    sums.ask(index, [1, part.len()], [0, lattice.w.dst_step * self.dst_channels], channels);
+        } else {
+            let panel_by_panel = || panels.clone().map(|panel| panel..panel + 1);
+            match (of.resident, asks.is_some()) {
+                (true, false) => stretches.for_each(|slots| run(panels.clone(), slots)),
+                (false, false) => {
+                    panel_by_panel().for_each(|panel| stretches.clone().for_each(|slots| run(panel.clone(), slots)));
                 }
-                call.run(panel..panel + count, tables, slot, part.len(), next.pieces(done, count));
-                done += count;
-            };
-            if rows.len() == 1 {
-                let mut panel = panels.start;
-                while panel < panels.end {
-                    let fits = |count: &&usize| panel + **count <= panels.end;
-                    let count = ROW_PANELS.iter().find(fits).map_or(1, |&count| count);
-                    run(0, panel, count);
-                    panel += count;
+                // Tiles ask one by one.
+                (true, true) => {
+                    (0..tiles).for_each(|slot| panel_by_panel().for_each(|panel| run(panel, slot..slot + 1)));
                 }
-            } else if of.resident {
-                (0..tiles).for_each(|slot| panels.clone().for_each(|panel| run(slot, panel, 1)));
-            } else {
-                panels.clone().for_each(|panel| (0..tiles).for_each(|slot| run(slot, panel, 1)));
+                (false, true) => {
+                    panel_by_panel().for_each(|panel| (0..tiles).for_each(|slot| run(panel.clone(), slot..slot + 1)));
+                }
             }
-            self.activate(of, rows);
         }
+        // SAFETY: the caller's word.
+        unsafe { self.activate(of, rows) };
     }
 
     /// Result pixels of every range of them that tasks share, class by class.

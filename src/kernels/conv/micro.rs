@@ -31,7 +31,7 @@ pub struct Tile<'a> {
     /// Floats from a row's pointer to each segment.
     pub deltas: *const isize,
     /// First segment and the one after the last.
-    pub segments: (usize, usize),
+    pub segments: *const (usize, usize),
     /// Floats per segment.
     pub len: usize,
     /// The panel's weights.
@@ -44,8 +44,13 @@ pub struct Tile<'a> {
     pub results: *const *mut f32,
     /// The panel's first channel.
     pub channel: usize,
-    /// Channels to store, at most `NV` vectors.
+    /// Channels of a panel to store, at most `NV` vectors.
     pub channels: usize,
+    /// Tiles to run one after the other, of so many tables by so many panels, panels innermost: one panel, unless all
+    /// channels of each are stored. What ends one tile and what starts the next are worked on at a time.
+    pub count: [usize; 2],
+    /// Bytes from one tile's `table`, `segments` and `results` to the next's.
+    pub tables_pitch: usize,
     /// What follows the sums; `channel` is its channel, too, where it has operands per channel.
     pub finish: &'a Finish,
     /// What is read soon: asked for while the products are summed.
@@ -59,33 +64,85 @@ pub struct Ahead {
     pub from: *const f32,
     /// Floats to go on by at every step.
     pub step: usize,
+    /// Floats from where one tile begins to where the next does.
+    pub piece: usize,
+}
+
+impl Ahead {
+    /// What tiles ask for behind so many.
+    pub fn behind(self, count: usize) -> Self {
+        Self { from: self.from.wrapping_add(count * self.piece), ..self }
+    }
 }
 
 // Plain index loops throughout: closures and iterator adapters would not inherit the shell's target features.
 
 /// # Safety
-/// Returns whether a result is NaN. Every row's segments are readable for `len` floats, the panel (`NV / 2` panels, where
-/// there are more than two vectors) for every segment's rows at `pitch`, operands per channel of the epilogue for
-/// `channels`; each result is writable for `channels` floats from `channel` on.
+/// Every row's segments are readable for `len` floats, each of the panels (times `NV / 2`, where there are more than two
+/// vectors) for every segment's rows at `pitch`, operands per channel of the epilogue for the `channels` of each; each result
+/// is writable for these from `channel` on.
+#[inline(always)]
+unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) {
+    let mut spilled = Spilled::<MR, NV>::new();
+    // Memory, whatever the compiler knows of its use: it would keep what is put aside in registers from tile to tile, and save
+    // those at every one's end.
+    let spilled = std::hint::black_box(&mut spilled);
+    let [slots, panels] = tile.count;
+    let mut ahead = tile.ahead.from;
+    for slot in 0..slots {
+        let tables = slot * tile.tables_pitch;
+        for panel in 0..panels {
+            let one = One {
+                table: tile.table.wrapping_byte_add(tables),
+                segments: tile.segments.wrapping_byte_add(tables),
+                results: tile.results.wrapping_byte_add(tables),
+                panel: tile.panel.wrapping_add(panel * tile.next_panel),
+                channel: tile.channel + panel * NV * S::LANES,
+                ahead,
+            };
+            // SAFETY: the caller's word.
+            unsafe { one_body::<S, MR, NV>(tile, one, spilled) };
+            ahead = ahead.wrapping_add(tile.ahead.piece);
+        }
+    }
+}
+
+/// What one of several tiles has of its own.
+#[derive(Clone, Copy)]
+struct One {
+    table: *const *const f32,
+    segments: *const (usize, usize),
+    results: *const *mut f32,
+    panel: *const f32,
+    channel: usize,
+    ahead: *const f32,
+}
+
+/// # Safety
+/// As for [`tile_body`].
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // see above
-unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) -> bool {
+unsafe fn one_body<S: Simd, const MR: usize, const NV: usize>(
+    tile: &Tile<'_>,
+    one: One,
+    spilled: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
+) {
     // SAFETY: the caller's word.
     unsafe {
+        let One { results, channel, mut ahead, .. } = one;
+        let segments = *one.segments;
         let mut sums = [[S::splat(0.0); NV]; MR];
-        let mut spilled = Spilled::<MR, NV>::new();
         // Counted from the first segment of all: sums do not depend on which of them padding lets a tile leave out.
-        let (mut left, mut any_aside) = (RUN - tile.segments.0 * tile.len % RUN, false);
-        let mut weights = tile.panel.wrapping_add(tile.segments.0 * tile.len * tile.pitch);
-        let mut ahead = tile.ahead.from;
+        let (mut left, mut any_aside) = (RUN - segments.0 * tile.len % RUN, false);
+        let mut weights = one.panel.wrapping_add(segments.0 * tile.len * tile.pitch);
         for i in 0..MR {
-            let result = (*tile.results.add(i)).wrapping_add(tile.channel);
+            let result = (*results.add(i)).wrapping_add(channel);
             for v in 0..NV {
                 S::prefetch(result.wrapping_add(v * S::LANES));
             }
         }
-        for segment in tile.segments.0..tile.segments.1 {
-            let table = tile.table.wrapping_add(segment * tile.table_pitch);
+        for segment in segments.0..segments.1 {
+            let table = one.table.wrapping_add(segment * tile.table_pitch);
             let delta = *tile.deltas.add(segment);
             let mut rows = [std::ptr::null::<f32>(); MR];
             for i in 0..MR {
@@ -95,11 +152,11 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             while done < tile.len {
                 if left == 0 {
                     left = RUN;
-                    put_aside::<S, MR, NV>(&mut sums, &mut spilled, any_aside);
+                    put_aside::<S, MR, NV>(&mut sums, spilled, any_aside);
                     any_aside = true;
                 }
-                let end = tile.len.min(done + left);
-                for k in done..end {
+                let count = left.min(tile.len - done);
+                for k in 0..count {
                     let mut b = [S::splat(0.0); NV];
                     for v in 0..NV {
                         // Beyond two vectors, of the panels behind.
@@ -118,8 +175,11 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
                         ahead = ahead.wrapping_add(tile.ahead.step);
                     }
                 }
-                left -= end - done;
-                done = end;
+                left -= count;
+                done += count;
+                for i in 0..MR {
+                    rows[i] = rows[i].wrapping_add(count);
+                }
             }
         }
         if any_aside {
@@ -131,9 +191,9 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
         }
         if tile.channels == NV * S::LANES {
             return match tile.finish.mode() {
-                mode::PLAIN => finish_whole::<S, MR, NV, { mode::PLAIN }>(tile, sums),
-                mode::NORM => finish_whole::<S, MR, NV, { mode::NORM }>(tile, sums),
-                _ => finish_whole::<S, MR, NV, { mode::ADD }>(tile, sums),
+                mode::PLAIN => finish_whole::<S, MR, NV, { mode::PLAIN }>(tile, one, sums),
+                mode::NORM => finish_whole::<S, MR, NV, { mode::NORM }>(tile, one, sums),
+                _ => finish_whole::<S, MR, NV, { mode::ADD }>(tile, one, sums),
             };
         }
         for i in 0..MR {
@@ -142,18 +202,18 @@ unsafe fn tile_body<S: Simd, const MR: usize, const NV: usize>(tile: &Tile<'_>) 
             }
         }
         match tile.finish.mode() {
-            mode::PLAIN => finish::<S, MR, NV, { mode::PLAIN }>(tile, &mut spilled),
-            mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, &mut spilled),
-            _ => finish::<S, MR, NV, { mode::ADD }>(tile, &mut spilled),
+            mode::PLAIN => finish::<S, MR, NV, { mode::PLAIN }>(tile, one, spilled),
+            mode::NORM => finish::<S, MR, NV, { mode::NORM }>(tile, one, spilled),
+            _ => finish::<S, MR, NV, { mode::ADD }>(tile, one, spilled),
         }
     }
 }
 
 multiversion! {
-    fn row_4(tile: &Tile<'_>) -> bool = tile_body, [1, 4];
+    fn row_4(tile: &Tile<'_>) = tile_body, [1, 4];
 }
 multiversion! {
-    fn row_8(tile: &Tile<'_>) -> bool = tile_body, [1, 8];
+    fn row_8(tile: &Tile<'_>) = tile_body, [1, 8];
 }
 
 /// Panels that one row may take at a time, the most first: alone, the two sums of a panel would wait for their own latency.
@@ -190,50 +250,68 @@ unsafe fn put_aside<S: Simd, const MR: usize, const NV: usize>(
 #[allow(clippy::needless_range_loop)] // as above
 unsafe fn finish_whole<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
     tile: &Tile<'_>,
+    one: One,
     sums: [[S::V; NV]; MR],
-) -> bool {
+) {
     // SAFETY: the caller's word.
     unsafe {
-        let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
-            let first = tile.channel + v * S::LANES;
+            let first = one.channel + v * S::LANES;
             let channel = tile.finish.per_channel::<S, true, MODE>(first, S::LANES);
             for i in 0..MR {
                 let sum = S::add(sums[i][v], channel.bias);
-                nan = S::or(nan, S::is_nan(sum));
-                let result = (*tile.results.add(i)).wrapping_add(first);
+                let result = (*one.results.add(i)).wrapping_add(first);
                 S::store(result, tile.finish.finish::<S, true, MODE>(sum, &channel, result, S::LANES));
             }
         }
-        S::any(nan)
     }
 }
 
-/// Writes the results of finished sums; returns whether one of these is NaN.
+/// Writes the results of finished sums.
 ///
 /// # Safety
 /// As for [`tile_body`]; the sums were spilled; `MODE` is the epilogue's.
 #[inline(always)]
 unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const MODE: u8>(
     tile: &Tile<'_>,
+    one: One,
     sums: &mut std::mem::MaybeUninit<Spilled<MR, NV>>,
-) -> bool {
+) {
     // SAFETY: the caller's word.
     unsafe {
-        let mut nan = S::is_nan(S::splat(0.0));
         for v in 0..NV {
             let first = v * S::LANES;
             let count = tile.channels.saturating_sub(first).min(S::LANES);
-            let channel = tile.finish.per_channel::<S, false, MODE>(tile.channel + first, count);
+            let channel = tile.finish.per_channel::<S, false, MODE>(one.channel + first, count);
             for i in 0..MR {
                 let sum = S::add(S::load(sums.at(i, v)), channel.bias);
-                nan = S::or(nan, S::is_nan(sum));
-                let result = (*tile.results.add(i)).wrapping_add(tile.channel + first);
+                let result = (*one.results.add(i)).wrapping_add(one.channel + first);
                 S::store_partial(result, tile.finish.finish::<S, false, MODE>(sum, &channel, result, count), count);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `channels` floats are readable at each of `rows` results; the CPU has the level's features.
+#[inline(always)]
+unsafe fn nan_body<S: Simd>(results: *const *mut f32, rows: usize, channels: usize) -> bool {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut nan = S::is_nan(S::splat(0.0));
+        for row in 0..rows {
+            for at in (0..channels).step_by(S::LANES) {
+                let from = (*results.add(row)).wrapping_add(at);
+                nan = S::or(nan, S::is_nan(S::load_partial(from, S::LANES.min(channels - at))));
             }
         }
         S::any(nan)
     }
+}
+
+multiversion! {
+    /// Whether one of the first `channels` of the results at `rows` addresses is NaN.
+    pub fn has_nan(results: *const *mut f32, rows: usize, channels: usize) -> bool = nan_body;
 }
 
 /// Where accumulators go after a run of products and after the last one. A place of its own: were the loops of the epilogue to
@@ -292,14 +370,14 @@ macro_rules! by_rows {
 
 pub(in crate::kernels) use by_rows;
 
-by_rows!(tile_1, Tile<'_>, bool, tile_body::<_, _, 1>);
-by_rows!(tile_2, Tile<'_>, bool, tile_body::<_, _, 2>);
-/// Runs a tile of `rows` × `vectors`; returns whether a result is NaN.
+by_rows!(tile_1, Tile<'_>, (), tile_body::<_, _, 1>);
+by_rows!(tile_2, Tile<'_>, (), tile_body::<_, _, 2>);
+/// Runs a tile of `rows` × `vectors`.
 ///
 /// # Safety
 /// As [`tile_body`]; `rows` is 1 to [`MAX_ROWS`], `vectors` 1 or 2, or those of two or four panels for one row; the CPU
 /// has `isa`.
-pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile<'_>) -> bool {
+pub unsafe fn tile(isa: Isa, rows: usize, vectors: usize, tile: &Tile<'_>) {
     // SAFETY: the caller's word.
     unsafe {
         match vectors {

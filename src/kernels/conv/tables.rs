@@ -211,7 +211,7 @@ fn head_bytes(lattice: &Lattice, reading: &Reading) -> usize {
     (reading.head_len(lattice) * size_of::<f32>()).next_multiple_of(64)
 }
 
-/// Bytes of one tile: results, segment range, pointers and patches.
+/// Bytes of one tile: segment range, results, pointers and patches.
 fn tile_bytes(lattice: &Lattice, reading: &Reading, mr: usize) -> usize {
     let per_row = match reading {
         Reading::InPlace { .. } | Reading::Copied { .. } | Reading::Band { .. } => size_of::<*const f32>(),
@@ -259,56 +259,77 @@ impl<'a> Tables<'a> {
         unsafe { self.reading.open(self.lattice, rows, source, self.head) }
     }
 
-    /// Writes the tables of a tile; `result` gives a pixel's result, `result_pitch` the floats to its neighbour's.
+    /// Writes the tables of a unit's `tiles`, whose pixels are those from number `row` on, `each` per tile and one more in
+    /// the first `more`; `result` gives a pixel's result, `result_pitch` the floats to its neighbour's.
     ///
     /// # Safety
-    /// `opened` is this unit's source; `rows` has 1 to `mr` result pixels of it; `slot` is below the unit's tiles.
+    /// `opened` is this unit's source, which holds the pixels, 1 to `mr` per tile.
     pub unsafe fn fill(
         &self,
-        slot: usize,
-        rows: Range<usize>,
+        [each, more, tiles]: [usize; 3],
+        row: usize,
         opened: &Opened,
         result: impl Fn(Walk) -> *mut f32,
         result_pitch: usize,
     ) {
-        let lattice = self.lattice;
-        let (results, table) = (self.results(slot).cast_mut(), self.table(slot).cast_mut());
-        let first = lattice.walk(rows.start);
-        let mut walk = first;
-        let mut done = 0;
-        // SAFETY: a tile's tables hold `mr` rows.
-        unsafe {
-            while done < rows.len() {
-                let run = walk.left(lattice).min(rows.len() - done);
-                let start = result(walk);
-                for i in 0..run {
-                    *results.add(done + i) = start.wrapping_add(i * result_pitch);
-                }
-                if !self.per_segment() {
-                    let start = opened.pixel(self.frame, walk);
-                    for i in 0..run {
-                        *table.add(done + i) = start.wrapping_add(i * self.frame.pixel);
+        let (lattice, per_segment, pixel) = (self.lattice, self.per_segment(), self.frame.pixel);
+        let mut walk = lattice.walk(row);
+        let (mut to, mut from, mut left) = (result(walk), opened.pixel(self.frame, walk), walk.left(lattice));
+        for slot in 0..tiles {
+            let (results, table) = (self.results(slot).cast_mut(), self.table(slot).cast_mut());
+            let count = each + usize::from(slot < more);
+            let (mut first, mut done) = (walk, 0);
+            // SAFETY: a tile's tables hold `mr` rows.
+            unsafe {
+                while done < count {
+                    if left == 0 {
+                        walk.skip(walk.left(lattice), lattice);
+                        (to, from, left) = (result(walk), opened.pixel(self.frame, walk), lattice.w.count);
                     }
+                    if done == 0 {
+                        first = Walk { x: lattice.w.count - left, ..walk };
+                    }
+                    let run = left.min(count - done);
+                    for i in done..done + run {
+                        *results.add(i) = to;
+                        to = to.wrapping_add(result_pitch);
+                    }
+                    if !per_segment {
+                        for i in done..done + run {
+                            *table.add(i) = from;
+                            from = from.wrapping_add(pixel);
+                        }
+                    }
+                    left -= run;
+                    done += run;
                 }
-                done += run;
-                if done < rows.len() {
-                    walk.skip(run, lattice);
+                let one_image = first.image == walk.image;
+                let segments = if one_image { lattice.reached(first.y, walk.y) } else { (0, lattice.segments()) };
+                *self.range(slot) = segments;
+                if per_segment {
+                    self.point(table, first, count, opened);
                 }
             }
-            let one_image = first.image == walk.image;
-            *self.range(slot) = if one_image { lattice.reached(first.y, walk.y) } else { (0, lattice.segments()) };
-            if !self.per_segment() {
-                return;
-            }
-            let patches = table.wrapping_add(lattice.segments() * self.mr).cast::<f32>();
-            for segment in 0..lattice.segments() {
-                let (r, c) = lattice.position(segment);
-                let mut walk = first;
-                for i in 0..rows.len() {
-                    let patch = patches.wrapping_add((segment * self.mr + i) * lattice.patch_len());
-                    *table.add(segment * rows.len() + i) = lattice.segment(walk, r, c, opened.memory, self.head, patch);
-                    walk.step(lattice);
+        }
+    }
+
+    /// Writes the pointers of a tile's segments.
+    ///
+    /// # Safety
+    /// As [`fill`](Self::fill); the tile has `count` rows from `first` on.
+    unsafe fn point(&self, table: *mut *const f32, first: Walk, count: usize, opened: &Opened) {
+        let lattice = self.lattice;
+        let patches = table.wrapping_add(lattice.segments() * self.mr).cast::<f32>();
+        for segment in 0..lattice.segments() {
+            let (r, c) = lattice.position(segment);
+            let mut walk = first;
+            for i in 0..count {
+                let patch = patches.wrapping_add((segment * self.mr + i) * lattice.patch_len());
+                // SAFETY: the caller's word.
+                unsafe {
+                    *table.add(segment * count + i) = lattice.segment(walk, r, c, opened.memory, self.head, patch);
                 }
+                walk.step(lattice);
             }
         }
     }
@@ -323,17 +344,18 @@ impl<'a> Tables<'a> {
         self.results(slot).wrapping_add(self.mr).cast()
     }
 
+    /// Segments a tile needs.
+    pub fn segments(&self, slot: usize) -> *const (usize, usize) {
+        self.range(slot)
+    }
+
     fn range(&self, slot: usize) -> *mut (usize, usize) {
         self.tiles.wrapping_add(slot * self.pitch).cast()
     }
 
-    /// Segments a tile needs.
-    ///
-    /// # Safety
-    /// The tile's tables were filled.
-    pub unsafe fn segments(&self, slot: usize) -> (usize, usize) {
-        // SAFETY: written by `fill`.
-        unsafe { *self.range(slot) }
+    /// Bytes from one tile's tables to the next.
+    pub fn pitch(&self) -> usize {
+        self.pitch
     }
 
     /// Whether every segment has a row of pointers of its own.
