@@ -41,9 +41,9 @@ impl Lines {
     }
 }
 
-/// Tasks of row-wise work: an exponential counts as a few elements.
+/// Tasks of row-wise work: an exponential counts as a few elements, and so does what there is to do once a row.
 pub(super) fn row_chunks(rows: usize, classes: usize) -> Chunks {
-    Chunks::new(if classes == 0 { 0 } else { rows }, 4 * classes)
+    Chunks::new(if classes == 0 { 0 } else { rows }, 4 * classes.next_multiple_of(16) + 64)
 }
 
 /// Softmax of every line, or its logarithm, shifted by the line's maximum. Operands: `src`, `dst` (a float per element;

@@ -50,19 +50,21 @@ impl Kernel for Pack {
         let packed = args.dst::<f32>(1).at(0, self.packed_len());
         for (row, k) in (0..kh).flat_map(|row| (0..sc).map(move |k| (row, k))) {
             let to = packed.wrapping_add((row * sc + k) * pitch);
-            for lane in 0..pitch {
-                let (t, channel) = (lane / dc, lane % dc);
+            for t in 0..kw {
                 // A result reads forward and is written backward along the kernel.
-                let from = if t >= kw {
-                    None
-                } else if backward {
-                    Some((((kh - 1 - row) * kw + t) * dc + channel) * sc + k)
+                let (from, step) = if backward {
+                    (((kh - 1 - row) * kw + t) * dc * sc + k, sc)
                 } else {
-                    Some(((row * kw + kw - 1 - t) * sc + k) * dc + channel)
+                    (((row * kw + kw - 1 - t) * sc + k) * dc, 1)
                 };
-                // SAFETY: both inside their operands.
-                unsafe { *to.wrapping_add(lane) = from.map_or(0.0, |at| weights.wrapping_add(at).read_unaligned()) };
+                for channel in 0..dc {
+                    let from = weights.wrapping_add(from + channel * step);
+                    // SAFETY: both inside their operands.
+                    unsafe { *to.wrapping_add(t * dc + channel) = from.read_unaligned() };
+                }
             }
+            // SAFETY: up to where the next stretch begins.
+            unsafe { to.wrapping_add(kw * dc).write_bytes(0, pitch - kw * dc) };
         }
     }
 }
