@@ -67,6 +67,21 @@ def test_an_ordered_dict_is_a_table() -> None:
     assert list(result.items()) == [("b", 1), ("a", 2)]
 
 
+@pytest.mark.parametrize("state", ["N", "}", "(}}t", "(N}t", "(NNt"])
+def test_attributes_of_a_table_are_dropped(state: str) -> None:
+    assert _pickle.load(f"\x80\x02ccollections\nOrderedDict\n)R{state}b.".encode("latin1"), TABLE) == {}
+
+
+@pytest.mark.parametrize("state", ["\x89", "K\x01", "]", "(]}t", "(}K\x01t", "(}}}t", ")"])
+def test_attributes_that_are_no_dict_are_refused(state: str) -> None:
+    """As pickle refuses them."""
+    content = f"\x80\x02ccollections\nOrderedDict\n)R{state}b.".encode("latin1")
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(content)
+    with pytest.raises(WeightsError, match="not the state of a Table: attributes are no dict"):
+        _pickle.load(content, TABLE)
+
+
 def test_texts_of_python_2() -> None:
     content = b"\x80\x02(U\x02\xe9aT\x01\0\0\0bS'c\\x64\\n'\nt."
     assert _pickle.load(content, {}, encoding=None) == (b"\xe9a", b"b", b"cd\n")

@@ -54,6 +54,10 @@ class Table(dict[Any, Any], Built):
 
     def set_state(self, state: Any) -> None:
         """Drop attributes, such as the versions that torch keeps in `_metadata`."""
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # the second part: slots
+        if any(part is not None and not isinstance(part, dict) for part in parts):
+            message = "attributes are no dict"
+            raise ValueError(message)
 
 
 class Machine:
