@@ -10,10 +10,10 @@ import pytest
 
 import cnnrs
 from cases import Array, real
-from cnnrs import _core, nn, optim
+from cnnrs import _core, nn
 from cnnrs import functional as F
 from tolerance import assert_same_bits, assert_within
-from traces import differentiated
+from traces import differentiated, trained
 
 BATCH = 4
 POOLS: dict[str, Callable[[], nn.Module]] = {
@@ -96,13 +96,8 @@ def test_gradients_are_those_in_double_precision(pool: str, activation: str) -> 
 def test_steps_have_the_same_bits_on_any_number_of_threads(
     pool: str, activation: str, assert_deterministic: Callable[..., None]
 ) -> None:
-    def train() -> Any:
-        model = network(pool, activation)
-        trainer = cnnrs.Trainer(model, optim.SGD(0.05, momentum=0.9), seed=1)
-        losses = [trainer.step(images(seed), np.arange(BATCH) % 3) for seed in range(2)]
-        return np.concatenate([losses, *(np.ravel(array) for array in model.state_dict().values())])
-
-    assert_deterministic(train)
+    batches = [(images(seed), np.arange(BATCH) % 3) for seed in range(2)]
+    assert_deterministic(lambda: trained(network(pool, activation), batches))
 
 
 class Shared(nn.Module):

@@ -56,8 +56,13 @@ def tiles(loops: list[list[str]], rows: int, register: str) -> list[list[str]]:
     def count(loop: list[str], name: str, operand: str = "") -> int:
         return sum(line.startswith(name) and register in line and operand in line for line in loop)
 
-    # Numbers come from memory: what follows the sums broadcasts registers, and may lie between a jump and its target.
-    full = [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss", "(") == rows]
+    full = [loop for loop in loops if count(loop, "vfmadd") == 2 * rows and count(loop, "vbroadcastss") == rows]
+    # What only lies between a jump and its target, such as the ends of tiles, jumps away and broadcasts registers, too.
+    full = [
+        loop
+        for loop in full
+        if count(loop, "vbroadcastss", "(") == rows or not any(line.startswith("jmp") for line in loop)
+    ]
     return [loop for loop in full if not any("{%k" in line or line.startswith("vblend") for line in loop)]
 
 

@@ -11,9 +11,10 @@ import pytest
 import cnnrs
 import oracle_norm as ref
 from cases import Array, real
-from cnnrs import _core, graph, nn, optim
+from cnnrs import _core, graph, nn
 from cnnrs import functional as F
 from tolerance import assert_same_bits, assert_within
+from traces import trained
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Conv2d]]] = {
     "conv_direct": ((3, 26, 27, 24), lambda: nn.Conv2d(24, 37, 1)),
@@ -71,9 +72,7 @@ def test_steps_have_the_same_bits_on_any_number_of_threads(
         model = nn.Sequential(
             conv[0], nn.BatchNorm2d(channels), nn.ReLU(), nn.GlobalAvgPool2d(), nn.Linear(channels, 4)
         )
-        trainer = cnnrs.Trainer(model, optim.SGD(0.05, momentum=0.9), seed=1)
-        losses = [trainer.step(x, np.arange(len(x)) % 4) for _ in range(2)]
-        return np.concatenate([losses, *(np.ravel(array) for array in model.state_dict().values())])
+        return trained(model, [(x, np.arange(len(x)) % 4)] * 2)
 
     assert_deterministic(train)
 

@@ -10,10 +10,10 @@ import pytest
 
 import cnnrs
 from cases import Array, real
-from cnnrs import _core, nn, optim
+from cnnrs import _core, nn
 from cnnrs import functional as F
 from tolerance import assert_within
-from traces import differentiated
+from traces import differentiated, trained
 
 BATCH = 3
 
@@ -92,13 +92,8 @@ def test_gradients_are_those_in_double_precision(name: str, shortcut: bool) -> N
 def test_steps_have_the_same_bits_on_any_number_of_threads(
     name: str, shortcut: bool, assert_deterministic: Callable[..., None]
 ) -> None:
-    def train() -> Any:
-        model = network(name, shortcut)
-        trainer = cnnrs.Trainer(model, optim.SGD(0.05, momentum=0.9), seed=1)
-        losses = [trainer.step(images(name, seed), np.arange(BATCH)) for seed in range(2)]
-        return np.concatenate([losses, *(np.ravel(array) for array in model.state_dict().values())])
-
-    assert_deterministic(train)
+    batches = [(images(name, seed), np.arange(BATCH)) for seed in range(2)]
+    assert_deterministic(lambda: trained(network(name, shortcut), batches))
 
 
 def reasons(model: nn.Module, shape: tuple[int, ...]) -> list[str]:

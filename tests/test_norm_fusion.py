@@ -15,7 +15,7 @@ from cnnrs import functional as F
 from cnnrs._losses import Loss
 from cnnrs._programs import Programs, Recipe
 from tolerance import assert_within
-from traces import differentiated
+from traces import differentiated, trained
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6}
 BATCH = 3
@@ -112,13 +112,8 @@ def test_a_captured_layer_keeps_its_value() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_steps_have_the_same_bits_on_any_number_of_threads(assert_deterministic: Callable[..., None]) -> None:
-    def train() -> Any:
-        model = network()
-        trainer = cnnrs.Trainer(model, optim.SGD(0.05, momentum=0.9))
-        losses = [trainer.step(images(16), labels(16)) for _ in range(3)]
-        return np.concatenate([losses, *(np.ravel(array) for array in model.state_dict().values())])
-
-    assert_deterministic(train)
+    batches = [(images(16), labels(16))] * 3
+    assert_deterministic(lambda: trained(network(), batches))
 
 
 def test_running_values_of_a_layer_that_is_used_twice_follow_both_uses() -> None:

@@ -1,10 +1,13 @@
-"""Graphs of models with their gradients."""
+"""Graphs of models with their gradients, and what training leaves of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from cnnrs import _core, graph, nn
+import numpy as np
+
+from cases import Array
+from cnnrs import Trainer, _core, graph, nn, optim
 from cnnrs import functional as F
 from cnnrs._value import Value
 
@@ -24,3 +27,10 @@ def differentiated(
         wrt += inside()
         gradients = [gradient.id for gradient in trace.gradients([loss], [None], wrt) if gradient is not None]
     return trace.graph, [y.id, *gradients]
+
+
+def trained(model: nn.Module, batches: Iterable[tuple[Array, Array]]) -> Array:
+    """The losses of a step of SGD on each batch, and then every number that the model holds."""
+    trainer = Trainer(model, optim.SGD(0.05, momentum=0.9), seed=1)
+    losses = [trainer.step(x, labels) for x, labels in batches]
+    return np.concatenate([losses, *(np.ravel(array) for array in model.state_dict().values())])

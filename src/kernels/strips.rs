@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::elementwise::Chunks;
 use super::reduce::Reduce;
 use super::{Kernel, elementwise};
 use crate::function::UnaryKind;
@@ -28,16 +29,26 @@ pub trait Strips: Kernel {
     fn operands(&self) -> usize;
 
     /// Which of them is the result.
-    fn result(&self) -> usize;
+    fn result(&self) -> usize {
+        self.operands() - 1
+    }
 
-    /// Elements of its result.
-    fn count(&self) -> usize;
+    /// The lines of its result, as tasks share them.
+    fn lines(&self) -> Chunks;
 
     /// Elements of a line; strips are whole lines.
     fn line(&self) -> usize;
 
+    /// Elements of its result.
+    fn count(&self) -> usize {
+        self.lines().count() * self.line()
+    }
+
     /// The elements that a task makes.
-    fn elements(&self, task: usize) -> Range<usize>;
+    fn elements(&self, task: usize) -> Range<usize> {
+        let lines = self.lines().range(task);
+        lines.start * self.line()..lines.end * self.line()
+    }
 
     /// Makes some elements, whole lines.
     ///
@@ -85,16 +96,12 @@ impl<A: Strips> Strips for Activated<A> {
         self.first.result()
     }
 
-    fn count(&self) -> usize {
-        self.first.count()
+    fn lines(&self) -> Chunks {
+        self.first.lines()
     }
 
     fn line(&self) -> usize {
         self.first.line()
-    }
-
-    fn elements(&self, task: usize) -> Range<usize> {
-        self.first.elements(task)
     }
 
     unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
@@ -136,15 +143,13 @@ impl<A: Strips> Kernel for Activated<A> {
 pub struct Summed<A> {
     first: A,
     sum: Reduce,
-    /// Elements of a row.
-    width: usize,
 }
 
 impl<A: Strips> Summed<A> {
-    /// `first`, of whose rows of `width` elements `sum` makes the sum.
-    pub fn new(first: A, sum: Reduce, width: usize) -> Self {
+    /// `first`, of whose rows `sum` makes the sum.
+    pub fn new(first: A, sum: Reduce) -> Self {
         debug_assert!(Self::serves(&first, &sum));
-        Self { first, sum, width }
+        Self { first, sum }
     }
 
     /// Whether that is possible, and leaves threads as much to share as separate steps: a rule in shape and level only.
@@ -172,13 +177,13 @@ impl<A: Strips> Kernel for Summed<A> {
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
-        let rows = self.sum.part(task);
-        let elements = rows.start * self.width..rows.end * self.width;
+        let (rows, width) = (self.sum.part(task), self.sum.result_len());
+        let elements = rows.start * width..rows.end * width;
         let gradient = args.dst::<f32>(self.first.result()).at(0, self.first.count()).cast_const();
-        let sums = args.dst::<f32>(self.first.operands()).at(0, self.tasks() * self.width);
+        let sums = args.dst::<f32>(self.first.operands()).at(0, self.tasks() * width);
         let mut taken = 0;
-        for strip in strips(elements, self.first.line().max(self.width)) {
-            let known = strip.end / self.width - rows.start;
+        for strip in strips(elements, self.first.line().max(width)) {
+            let known = strip.end / width - rows.start;
             // SAFETY: the caller's word; the rows of the part and its sums belong to this task.
             unsafe {
                 self.first.make(strip, args);

@@ -1,5 +1,6 @@
 //! Forward and data gradient: walks over result pixels and runs tiles.
 
+use std::iter::successors;
 use std::ops::Range;
 
 use super::calls::{Next, Operands, PanelCall, Results, Taken};
@@ -251,7 +252,6 @@ impl Indirect {
         };
         // SAFETY: the caller's word.
         unsafe { tables.fill([each, more, tiles], rows.start, opened, result, pitch) };
-        let stretches = [0..more, more..tiles].into_iter().filter(|slots| !slots.is_empty());
         if rows.len() == 1 {
             let mut panel = panels.start;
             while panel < panels.end {
@@ -261,18 +261,25 @@ impl Indirect {
                 panel += count;
             }
         } else {
-            let panel_by_panel = || panels.clone().map(|panel| panel..panel + 1);
-            match (of.resident, asks.is_some()) {
-                (true, false) => stretches.for_each(|slots| run(panels.clone(), slots)),
-                (false, false) => {
-                    panel_by_panel().for_each(|panel| stretches.clone().for_each(|slots| run(panel.clone(), slots)));
+            // A call runs all slots of one size; tiles that ask do so one by one.
+            let end = |slot: usize| {
+                if asks.is_some() {
+                    slot + 1
+                } else if slot < more {
+                    more
+                } else {
+                    tiles
                 }
-                // Tiles ask one by one.
-                (true, true) => {
-                    (0..tiles).for_each(|slot| panel_by_panel().for_each(|panel| run(panel, slot..slot + 1)));
+            };
+            let stretches = || successors(Some(0..end(0)), |last| (last.end < tiles).then(|| last.end..end(last.end)));
+            if of.resident {
+                let wide = if asks.is_some() { 1 } else { panels.len() };
+                for slots in stretches() {
+                    panels.clone().step_by(wide).for_each(|panel| run(panel..panel + wide, slots.clone()));
                 }
-                (false, true) => {
-                    panel_by_panel().for_each(|panel| (0..tiles).for_each(|slot| run(panel.clone(), slot..slot + 1)));
+            } else {
+                for panel in panels.clone() {
+                    stretches().for_each(|slots| run(panel..panel + 1, slots));
                 }
             }
         }

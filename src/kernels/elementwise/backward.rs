@@ -171,20 +171,12 @@ impl Strips for UnaryBackward {
         3
     }
 
-    fn result(&self) -> usize {
-        2
-    }
-
-    fn count(&self) -> usize {
-        self.chunks.count()
+    fn lines(&self) -> Chunks {
+        self.chunks
     }
 
     fn line(&self) -> usize {
         1
-    }
-
-    fn elements(&self, task: usize) -> Range<usize> {
-        self.chunks.range(task)
     }
 
     unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {

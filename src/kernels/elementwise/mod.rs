@@ -21,7 +21,7 @@ use crate::simd::Simd;
 
 /// `count` items in consecutive chunks of one size, the last possibly shorter: a pure function of the shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Chunks {
+pub struct Chunks {
     count: usize,
     size: usize,
 }

@@ -374,25 +374,16 @@ impl Strips for AvgPoolBackward {
         2
     }
 
-    fn result(&self) -> usize {
-        1
-    }
-
-    fn count(&self) -> usize {
-        self.chunks.count() * self.line()
+    fn lines(&self) -> Chunks {
+        self.chunks
     }
 
     fn line(&self) -> usize {
-        self.geometry.iw * self.geometry.c
-    }
-
-    fn elements(&self, task: usize) -> Range<usize> {
-        let rows = self.chunks.range(task);
-        rows.start * self.line()..rows.end * self.line()
+        self.geometry.line()
     }
 
     unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
         // SAFETY: the operands are as documented; the rows belong to the caller.
-        unsafe { avg_pool_backward(self.isa, self, self.geometry.lines(elements), args.src(0), args.dst(1)) };
+        unsafe { avg_pool_backward(self.isa, self, self.geometry.rows_of(elements), args.src(0), args.dst(1)) };
     }
 }

@@ -324,25 +324,16 @@ impl Strips for MaxPoolBackward {
         3
     }
 
-    fn result(&self) -> usize {
-        2
-    }
-
-    fn count(&self) -> usize {
-        self.chunks.count() * self.line()
+    fn lines(&self) -> Chunks {
+        self.chunks
     }
 
     fn line(&self) -> usize {
-        self.geometry.iw * self.geometry.c
-    }
-
-    fn elements(&self, task: usize) -> Range<usize> {
-        let rows = self.chunks.range(task);
-        rows.start * self.line()..rows.end * self.line()
+        self.geometry.line()
     }
 
     unsafe fn make(&self, elements: Range<usize>, args: &Args<'_>) {
-        let (rows, diff_dst, diff_src) = (self.geometry.lines(elements), args.src(0), args.dst(2));
+        let (rows, diff_dst, diff_src) = (self.geometry.rows_of(elements), args.src(0), args.dst(2));
         // SAFETY: the operands are as documented; the rows belong to the caller.
         unsafe {
             match self.winner {

@@ -83,15 +83,19 @@ impl PoolGeometry {
 
     /// Tasks of the backward pass: bands of input rows, counted over all images.
     fn input_rows(&self) -> Chunks {
-        let row = self.iw * self.c;
+        let row = self.line();
         let cover = |axis: usize| self.window.kernel[axis].div_ceil(self.window.stride[axis]).min(self.output()[axis]);
         Chunks::new(if row == 0 { 0 } else { self.n * self.ih }, row * cover(0).max(1) * cover(1).max(1))
     }
 
+    /// Elements of an input row.
+    fn line(&self) -> usize {
+        self.iw * self.c
+    }
+
     /// The input rows that some elements are.
-    fn lines(&self, elements: Range<usize>) -> Range<usize> {
-        let line = (self.iw * self.c).max(1);
-        elements.start / line..elements.end / line
+    fn rows_of(&self, elements: Range<usize>) -> Range<usize> {
+        elements.start / self.line()..elements.end / self.line()
     }
 }
 

@@ -81,6 +81,11 @@ impl Reduce {
         Self { parts: self.parts.min((self.reduced / line).max(1)), line, ..self }
     }
 
+    /// Elements of the result, and of that of every part.
+    pub fn result_len(&self) -> usize {
+        self.outer * self.inner
+    }
+
     /// Number of partial results, 1 to 256: a function of the shape alone.
     pub fn parts(&self) -> usize {
         self.parts

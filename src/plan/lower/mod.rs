@@ -276,12 +276,17 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// The node that would make a value and was left for its only reader.
+    fn deferred_maker(&self, value: ValueId) -> Option<&'a Node> {
+        self.deferred.iter().find(|(deferred, _)| *deferred == value).map(|&(_, maker)| maker)
+    }
+
     /// Whether a node is left for its only reader, which makes its value where it takes it.
     fn defers(&mut self, node: &'a Node) -> bool {
         match node.op {
             Op::Conv2d { .. } => self.defers_conv(node),
             Op::LinearBackwardWeights => self.defers_gradient(node),
-            Op::AvgPool2dBackward { .. } | Op::MaxPool2dBackward { .. } => self.leaves_pool_gradient(node),
+            Op::AvgPool2dBackward { .. } | Op::MaxPool2dBackward { .. } => self.defers_pool_gradient(node),
             _ => false,
         }
     }
@@ -362,16 +367,21 @@ impl<'a> Lowering<'a> {
         mut operands: Vec<usize>,
         shape: String,
     ) {
-        let len = self.len(node.outputs[0]);
         let result = self.buffer(node.outputs[0]);
         if parts == 1 {
             operands.push(result);
             self.push(node, kernel, operands, shape);
             return;
         }
-        let partials = self.temp(parts * len * FLOAT);
+        let partials = self.temp(parts * self.len(node.outputs[0]) * FLOAT);
         operands.push(partials);
         self.push(node, kernel, operands, shape.clone());
+        self.join_parts(node, parts, partials, shape);
+    }
+
+    /// The sum of the parts of a node's result, in order.
+    fn join_parts(&mut self, node: &Node, parts: usize, partials: usize, shape: String) {
+        let (result, len) = (self.buffer(node.outputs[0]), self.len(node.outputs[0]));
         self.push(node, reduce::Reduce::sum_of_parts(self.options.isa, parts, len), vec![partials, result], shape);
     }
 }

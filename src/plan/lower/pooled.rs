@@ -20,9 +20,8 @@ pub(super) struct Pooling {
 impl<'a> Lowering<'a> {
     /// Lowers the convolution whose result this node pools, if it was left for that: its kernel writes what is pooled.
     pub(super) fn pooled(&mut self, node: &Node) -> Result<bool> {
-        let Some(&(source, maker)) = self.deferred.iter().find(|(value, _)| *value == node.inputs[0]) else {
-            return Ok(false);
-        };
+        let source = node.inputs[0];
+        let Some(maker) = self.deferred_maker(source) else { return Ok(false) };
         let (Some(pooling), &Op::Conv2d { window, groups, algorithm, fused }) = (self.pooling(source, node), &maker.op)
         else {
             return Ok(false);

@@ -17,23 +17,19 @@ pub(super) struct Sums {
 
 impl<'a> Lowering<'a> {
     /// Whether a pooling's gradient is left for that of an activation, its only reader.
-    pub(super) fn leaves_pool_gradient(&self, node: &Node) -> bool {
-        let takes = |reader: &Node| self.pool_gradient(reader).is_some_and(|taken| taken.outputs == node.outputs);
-        self.graph.nodes().iter().any(takes)
-    }
-
-    /// The gradient of a pooling that this gradient of an activation alone reads.
-    fn pool_gradient(&self, node: &Node) -> Option<&'a Node> {
-        let (Op::UnaryBackward(_), &[of, _]) = (&node.op, node.inputs.as_slice()) else { return None };
-        let pools = |node: &&Node| matches!(node.op, Op::AvgPool2dBackward { .. } | Op::MaxPool2dBackward { .. });
-        let maker = self.graph.nodes().iter().find(|maker| maker.outputs == [of]).filter(pools);
-        maker.filter(|_| self.readers[of.0] == 1)
+    pub(super) fn defers_pool_gradient(&mut self, node: &'a Node) -> bool {
+        let gradient = node.outputs[0];
+        let takes = |reader: &Node| matches!(reader.op, Op::UnaryBackward(_)) && reader.inputs[0] == gradient;
+        let defers = self.readers[gradient.0] == 1 && self.graph.nodes().iter().any(takes);
+        if defers {
+            self.deferred.push((gradient, node));
+        }
+        defers
     }
 
     pub(super) fn unary_backward(&mut self, node: &Node, kind: UnaryKind) {
         let isa = self.options.isa;
-        let pooling = self.pool_gradient(node).filter(|_| !self.watched);
-        match pooling.map(|pooling| (pooling, &pooling.op)) {
+        match self.deferred_maker(node.inputs[0]).map(|pooling| (pooling, &pooling.op)) {
             Some((pooling, &Op::AvgPool2dBackward { window, count_include_pad, .. })) => {
                 let first = self.avg_pool_gradient(pooling, window, count_include_pad);
                 self.behind_pooling(node, kind, pooling, first);
@@ -68,11 +64,11 @@ impl<'a> Lowering<'a> {
         let gradient = node.outputs[0];
         let shape = shape_text(self.shape(gradient));
         let wanted = !self.watched && self.graph.nodes().iter().any(|node| self.sums_rows(node, gradient));
-        if let Some((sum, width)) = self.row_sum(gradient).filter(|(sum, _)| wanted && Summed::serves(&first, sum)) {
-            let buffer = self.temp(sum.parts() * width * FLOAT);
+        if let Some(sum) = self.row_sum(gradient).filter(|sum| wanted && Summed::serves(&first, sum)) {
+            let buffer = self.temp(sum.parts() * sum.result_len() * FLOAT);
             operands.push(buffer);
             self.sums.push(Sums { gradient, buffer });
-            self.push_in_place(node, Summed::new(first, sum, width), operands, shape, in_place);
+            self.push_in_place(node, Summed::new(first, sum), operands, shape, in_place);
         } else {
             self.push_in_place(node, first, operands, shape, in_place);
         }
@@ -85,33 +81,29 @@ impl<'a> Lowering<'a> {
         node.inputs[0] == value && axes.iter().copied().eq(0..rows) && self.reads(node.outputs[0])
     }
 
-    /// The sum of all rows of a value, and their width; its parts are whole lines of pixels, if it has such.
-    fn row_sum(&self, value: ValueId) -> Option<(Reduce, usize)> {
+    /// The sum of all rows of a value; its parts are whole lines of pixels, if it has such.
+    fn row_sum(&self, value: ValueId) -> Option<Reduce> {
         let (&width, rows) = self.shape(value).split_last()?;
         let (&line, _) = rows.split_last()?;
         let count: usize = rows.iter().product();
         let sum = Reduce::new(self.options.isa, ReduceKind::Sum, [1, count, width], None);
         let line = if rows.len() > 1 { line } else { 1 };
-        (width > 1 && count > 0).then(|| (sum.by_lines(line), width))
+        (width > 1 && count > 0).then(|| sum.by_lines(line))
     }
 
     /// Sums all rows of a value, if this node does: part by part, unless that was done where the value was made.
     pub(super) fn sum_rows(&mut self, node: &Node) -> bool {
-        let (value, result) = (node.inputs[0], node.outputs[0]);
-        let Some((sum, width)) = self.row_sum(value).filter(|_| self.sums_rows(node, value)) else { return false };
-        let (parts, text) = (sum.parts(), shape_text(self.shape(value)));
-        let taken = self.sums.iter().find(|sums| sums.gradient == value).map(|sums| sums.buffer);
-        let partials = taken.unwrap_or_else(|| {
-            let (of, to) = (self.buffer(value), self.temp(parts * width * FLOAT));
-            self.push(node, sum, vec![of, to], text.clone());
-            to
-        });
-        if parts == 1 {
-            self.of_value[result.0] = Some(partials);
-        } else {
-            let total = self.buffer(result);
-            let join = Reduce::sum_of_parts(self.options.isa, parts, width);
-            self.push(node, join, vec![partials, total], text);
+        let value = node.inputs[0];
+        let Some(sum) = self.row_sum(value).filter(|_| self.sums_rows(node, value)) else { return false };
+        let (parts, width) = (sum.parts(), sum.result_len());
+        let text = format!("o1r{}i{width}", self.len(value) / width);
+        match self.sums.iter().find(|sums| sums.gradient == value).map(|sums| sums.buffer) {
+            Some(partials) if parts == 1 => self.of_value[node.outputs[0].0] = Some(partials),
+            Some(partials) => self.join_parts(node, parts, partials, text),
+            None => {
+                let operands = vec![self.buffer(value)];
+                self.push_parts(node, sum, parts, operands, text);
+            }
         }
         true
     }

@@ -26,8 +26,7 @@ impl<'a> Lowering<'a> {
         let per: Vec<&[ValueId]> = node.inputs[1..].chunks_exact(2 + rule.states()).collect();
         let (mut order, mut lens, mut rows) = (vec![node.inputs[0]], Vec::new(), Vec::new());
         for (row, one) in per.iter().enumerate() {
-            let deferred = self.deferred.iter().find(|(gradient, _)| *gradient == one[1]);
-            if let Some(&(_, maker)) = deferred {
+            if let Some(maker) = self.deferred_maker(one[1]) {
                 self.update_by_product(node, maker, (rule, row), one);
                 continue;
             }

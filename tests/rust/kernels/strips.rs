@@ -53,7 +53,7 @@ fn check_sums<A: Strips>(kernel: A, operands: &[Operand], gradient: &Operand, [l
     let at = kernel.operands();
     let mut operands = operands.to_vec();
     operands.push(Operand::poison::<f32>(parts * width));
-    let together = run(&Summed::new(kernel, sum(), width), &operands);
+    let together = run(&Summed::new(kernel, sum()), &operands);
     assert!(together[result] == *gradient && together[at] == apart, "{rows} rows of {width} {}", isa.name());
 }
 
