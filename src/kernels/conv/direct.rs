@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::calls::{Operands, Results, Taken};
+use super::global_pool::ByChannels;
 use super::indirect::Indirect;
 use super::pack::Problem;
 use super::{Epilogue, Geometry, Passed, moments};
@@ -73,10 +74,27 @@ impl Forward {
     }
 }
 
+impl ByChannels for Forward {
+    fn owns_channels(&self) -> bool {
+        self.inner.owns_channels()
+    }
+
+    fn channels_of(&self, task: usize) -> Range<usize> {
+        task.checked_sub(self.copies()).map_or(0..0, |task| self.inner.channels_of(task))
+    }
+
+    fn result(&self) -> usize {
+        2 + self.epilogue.operands()
+    }
+
+    fn name_with(&self, behind: &str) -> String {
+        self.inner.name(&format!("conv_direct{}{behind}", self.epilogue.name()))
+    }
+}
+
 impl Kernel for Forward {
     fn name(&self) -> String {
-        let moments = if self.moments { "_moments" } else { "" };
-        self.inner.name(&format!("conv_direct{}{moments}", self.epilogue.name()))
+        self.name_with(if self.moments { "_moments" } else { "" })
     }
 
     fn tasks(&self) -> usize {
@@ -105,7 +123,7 @@ impl Kernel for Forward {
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         let geometry = &self.inner.problem.geometry;
-        let (result, copies) = (2 + self.epilogue.operands(), self.copies());
+        let (result, copies) = (self.result(), self.copies());
         if task < copies {
             // SAFETY: the caller's word.
             return unsafe { self.inner.copy(task, args.src(0), args.dst(result + 1)) };

@@ -300,7 +300,23 @@ impl Indirect {
         parts
     }
 
-    /// Result channels of a task; pixels are not folded.
+    /// Whether every task makes all pixels of its channels.
+    pub fn owns_channels(&self) -> bool {
+        let whole = matches!(self.cuts.as_slice(), [cut] if cut.row_tasks == 1);
+        whole && self.problem.fold == 1 && !self.order.is_empty()
+    }
+
+    /// Result channels of a task that [owns](Self::owns_channels) them.
+    pub fn channels_of(&self, task: usize) -> Range<usize> {
+        let (Cut { panel_tasks, .. }, Problem { channels, .. }) = (&self.cuts[0], &self.problem);
+        let (_, task) = self.order[task];
+        let (group, panel_task) = (task / panel_tasks, task % panel_tasks);
+        let panels = share(panel_task, *panel_tasks, self.problem.panels());
+        let [start, end] = [panels.start, panels.end].map(|panel| (panel * self.problem.nr()).min(*channels));
+        group * channels + start..group * channels + end
+    }
+
+    /// Result channels of a part; pixels are not folded.
     fn channels(&self, of: &Part<'_>) -> Range<usize> {
         let nr = self.problem.nr();
         of.channel + of.panels.start * nr..of.channel + (of.panels.end * nr).min(self.problem.channels)

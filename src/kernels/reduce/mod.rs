@@ -10,7 +10,7 @@ use super::elementwise::Chunks;
 use super::{Kernel, share};
 use crate::function::ReduceKind;
 use crate::simd::Isa;
-use crate::tensor::Args;
+use crate::tensor::{Args, Dst, Src};
 
 /// Tasks that keep every core busy.
 const TASKS: usize = 16;
@@ -81,6 +81,11 @@ impl Reduce {
         Self { parts: self.parts.min((self.reduced / line).max(1)), line, ..self }
     }
 
+    /// How it reduces.
+    pub fn kind(&self) -> ReduceKind {
+        self.kind
+    }
+
     /// Elements of the result, and of that of every part.
     pub fn result_len(&self) -> usize {
         self.outer * self.inner
@@ -133,6 +138,34 @@ impl Reduce {
             unsafe { body::sum_piece(self.isa, Piece { of, group, first: taken == 0, last }, scratch) };
         }
         until
+    }
+
+    /// Whether the bits of a column do not depend on which others are reduced with it: narrow rows are taken several at a
+    /// time, and long columns in parts.
+    pub(super) fn keeps_columns_apart(&self) -> bool {
+        let single = self.bands > 1 || Columns::scratch(self.isa, self.band, self.reduced) == self.band;
+        self.columns() && self.parts == 1 && single
+    }
+
+    /// Reduces some columns of every outer element; it [keeps them apart](Self::keeps_columns_apart).
+    ///
+    /// # Safety
+    /// The operands are those of the whole reduction, `src` and these columns of `dst` the running task's; the CPU has the
+    /// kernel's ISA.
+    pub(super) unsafe fn run_columns(&self, columns: Range<usize>, src: Src<'_, f32>, dst: Dst<'_, f32>) {
+        let (width, len) = (columns.len(), self.reduced.saturating_sub(1) * self.inner + columns.len());
+        for outer in 0..self.outer {
+            let call = Columns {
+                src: src.at(outer * self.reduced * self.inner + columns.start, len),
+                rows: self.reduced,
+                stride: self.inner,
+                dst: dst.at(outer * self.inner + columns.start, width),
+                width,
+                divisor: self.divisor,
+            };
+            // SAFETY: the caller's word; columns that are reduced singly take no scratch.
+            unsafe { body::columns(self.isa, self.kind, call, std::ptr::null_mut()) };
+        }
     }
 
     fn columns(&self) -> bool {

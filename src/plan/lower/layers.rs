@@ -1,6 +1,6 @@
 //! Convolutions, products of matrices and the geometry of pooling.
 
-use super::pooled::Pooling;
+use super::pooled::{Pool, Pooling};
 use super::{FLOAT, Lowering};
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
@@ -22,14 +22,14 @@ impl Lowering<'_> {
         geometry: Geometry,
         algorithm: Algorithm,
         fused: Fused,
-        pooling: Option<Pooling>,
+        pooling: Option<&Pooling>,
     ) {
         let isa = self.options.isa;
         let Some(refusal) = conv::depthwise::refusal(isa, &geometry) else {
             return self.depthwise_forward(node, geometry, fused);
         };
         let Some(other) = winograd::refusal(self.options.algorithm.and(algorithm), &geometry) else {
-            return self.winograd_forward(node, geometry, fused, pooling.map(|pooling| pooling.result));
+            return self.winograd_forward(node, geometry, fused, pooling);
         };
         let Some(planes) = planes::refusal(isa, &geometry) else {
             return self.planes_forward(node, geometry, fused, pooling);
@@ -49,7 +49,7 @@ impl Lowering<'_> {
             self.refused.push(("conv_planes".to_owned(), planes));
         }
         self.refuse_spread(&geometry, "conv_spread", spread);
-        if let Some(Pooling { geometry: pooling, result, .. }) = pooling {
+        if let Some(&Pooling { of: Pool::Windows(_, pooling), result }) = pooling {
             let kernel = conv::Pooled::new(isa, geometry, pooling, epilogue).expect("deferred because there is one");
             operands.push(self.buffer(result));
             if kernel.seams_len() > 0 {
@@ -68,7 +68,7 @@ impl Lowering<'_> {
         if moments {
             operands.push(self.partials(node.outputs[0], kernel.parts()));
         }
-        self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
+        self.push_pooling(node, (kernel, operands, in_place), pooling, geometry.describe());
     }
 
     /// The geometry of a convolution node.

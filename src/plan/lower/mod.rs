@@ -309,7 +309,7 @@ impl<'a> Lowering<'a> {
                 self.backward_weights(node, geometry, *algorithm);
             }
             Op::LinearBackwardWeights => self.linear_backward_weights(node)?,
-            Op::MaxPool2d { .. } | Op::AvgPool2d { .. } if self.pooled(node)? => {}
+            Op::MaxPool2d { .. } | Op::AvgPool2d { .. } | Op::Reduce { .. } if self.pooled(node)? => {}
             Op::MaxPool2d { window, .. } => self.max_pool(node, *window),
             Op::MaxPool2dBackward { window, .. } => self.max_pool_backward(node, *window),
             Op::AvgPool2d { window, count_include_pad, .. } => self.avg_pool(node, *window, *count_include_pad),

@@ -1,20 +1,31 @@
-//! Convolutions whose result only a pooling reads: they are left for it, and write what is pooled.
+//! Convolutions whose result only a pooling reads, over windows or whole images: they are left for it, and write what is
+//! pooled.
 
 use super::Lowering;
 use crate::algorithm::Algorithm;
 use crate::error::Result;
+use crate::function::ReduceKind;
 use crate::graph::{Fused, Node, Op, ValueId};
 use crate::kernels::conv::planes::Planes;
 use crate::kernels::conv::winograd::Product;
-use crate::kernels::conv::{Epilogue, Geometry, Pooled, depthwise, planes, spread, winograd};
+use crate::kernels::conv::{
+    ByChannels, Epilogue, Forward, Geometry, GlobalPool, Pooled, depthwise, planes, spread, winograd,
+};
 use crate::kernels::pool::{PoolGeometry, PoolKind};
+use crate::kernels::reduce::Reduce;
 
-/// What a convolution is to write instead of its result.
-#[derive(Clone, Copy)]
+/// What a convolution is to write, where it was left for that.
 pub(super) struct Pooling {
-    pub kind: PoolKind,
-    pub geometry: PoolGeometry,
+    pub of: Pool,
     pub result: ValueId,
+}
+
+/// What is pooled.
+pub(super) enum Pool {
+    /// Windows: the convolution's own result is not written.
+    Windows(PoolKind, PoolGeometry),
+    /// All pixels of every image.
+    Images(Reduce),
 }
 
 impl<'a> Lowering<'a> {
@@ -26,7 +37,7 @@ impl<'a> Lowering<'a> {
         else {
             return Ok(false);
         };
-        self.forward(maker, self.conv_geometry(maker, window, groups)?, algorithm, fused, Some(pooling));
+        self.forward(maker, self.conv_geometry(maker, window, groups)?, algorithm, fused, Some(&pooling));
         Ok(true)
     }
 
@@ -35,13 +46,19 @@ impl<'a> Lowering<'a> {
         if node.inputs != [source] {
             return None;
         }
-        let (kind, window) = match node.op {
-            Op::MaxPool2d { window, .. } if !self.read[node.outputs[1].0] => (PoolKind::Max, window),
-            Op::AvgPool2d { window, .. } if window.halves() => (PoolKind::Mean, window),
+        let result = node.outputs[0];
+        let windows = |kind, window| Pool::Windows(kind, self.pool_geometry(source, result, window));
+        let of = match node.op {
+            Op::MaxPool2d { window, .. } if !self.read[node.outputs[1].0] => windows(PoolKind::Max, window),
+            Op::AvgPool2d { window, .. } if window.halves() => windows(PoolKind::Mean, window),
+            Op::Reduce { kind, ref axes, .. } if axes == &[1, 2] => {
+                let &[n, h, w, c] = self.shape(source) else { return None };
+                let divisor = (kind == ReduceKind::Mean).then_some((h * w) as f32);
+                Pool::Images(Reduce::new(self.options.isa, kind, [n, h * w, c], divisor))
+            }
             _ => return None,
         };
-        let result = node.outputs[0];
-        Some(Pooling { kind, geometry: self.pool_geometry(source, result, window), result })
+        Some(Pooling { of, result })
     }
 
     /// Whether nobody but a pooling reads a convolution's result, and its kernel can pool.
@@ -54,7 +71,7 @@ impl<'a> Lowering<'a> {
         }
         let pooling = self.graph.nodes().iter().find_map(|node| self.pooling(result, node));
         let (Some(pooling), Ok(geometry)) = (pooling, self.conv_geometry(node, window, groups)) else { return false };
-        let defers = self.pools(geometry, pooling, algorithm, fused);
+        let defers = self.pools(node, geometry, &pooling.of, algorithm, fused);
         if defers {
             self.deferred.push((result, node));
         }
@@ -62,21 +79,45 @@ impl<'a> Lowering<'a> {
     }
 
     /// Whether the kernel that [`forward`](Self::forward) comes to can pool.
-    fn pools(&self, geometry: Geometry, pooling: Pooling, algorithm: Algorithm, fused: Fused) -> bool {
+    fn pools(&self, node: &Node, geometry: Geometry, pool: &Pool, algorithm: Algorithm, fused: Fused) -> bool {
         let isa = self.options.isa;
         let Fused { norm, add, activation } = fused;
         let epilogue = Epilogue { bias: false, norm: norm.is_some(), add, activation };
         if depthwise::refusal(isa, &geometry).is_none() {
             return false;
         }
-        let (halves, largest) = (pooling.geometry.window.halves(), pooling.kind == PoolKind::Max);
-        if winograd::refusal(self.options.algorithm.and(algorithm), &geometry).is_none() {
-            return halves && largest && Product::pools(&geometry, epilogue);
+        let tiles = winograd::refusal(self.options.algorithm.and(algorithm), &geometry).is_none();
+        let by_planes = !tiles && planes::refusal(isa, &geometry).is_none();
+        let direct = !tiles && !by_planes && spread::refusal(isa, &geometry, false).is_some();
+        match pool {
+            Pool::Windows(kind, windows) => {
+                let (halves, largest) = (windows.window.halves(), *kind == PoolKind::Max);
+                tiles && halves && largest && Product::pools(&geometry, epilogue)
+                    || by_planes && halves && Planes::pools(&geometry, epilogue)
+                    || direct && largest && Pooled::new(isa, geometry, *windows, epilogue).is_some()
+            }
+            Pool::Images(pool) => {
+                let packed = self.keeps_packed(node.inputs[1]);
+                tiles && GlobalPool::serves(&Product::forward(isa, &geometry, epilogue, packed), pool)
+                    || direct && GlobalPool::serves(&Forward::copying_once(isa, geometry, epilogue), pool)
+            }
         }
-        if planes::refusal(isa, &geometry).is_none() {
-            return halves && Planes::pools(&geometry, epilogue);
+    }
+
+    /// A step that is a convolution and, if it was left for that, the pooling of the whole images it makes.
+    pub(super) fn push_pooling(
+        &mut self,
+        node: &Node,
+        (kernel, mut operands, in_place): (impl ByChannels + 'static, Vec<usize>, Option<(usize, usize)>),
+        pooling: Option<&Pooling>,
+        shape: String,
+    ) {
+        match pooling {
+            Some(Pooling { of: Pool::Images(pool), result }) => {
+                operands.push(self.buffer(*result));
+                self.push_in_place(node, GlobalPool::new(kernel, pool.clone()), operands, shape, in_place);
+            }
+            _ => self.push_in_place(node, kernel, operands, shape, in_place),
         }
-        let direct = largest && spread::refusal(isa, &geometry, false).is_some();
-        direct && Pooled::new(isa, geometry, pooling.geometry, epilogue).is_some()
     }
 }

@@ -1,19 +1,19 @@
 //! Convolutions to few channels: by planes of pixels, or by spread pixels.
 
 use super::Lowering;
-use super::pooled::Pooling;
+use super::pooled::{Pool, Pooling};
 use crate::graph::{Fused, Node};
 use crate::kernels::conv::Geometry;
 use crate::kernels::conv::planes::Planes;
 use crate::kernels::conv::spread::{BackwardData, BackwardWeights, Forward, Pack};
 
 impl Lowering<'_> {
-    pub(super) fn planes_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooling: Option<Pooling>) {
+    pub(super) fn planes_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooling: Option<&Pooling>) {
         let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Planes::new(self.options.isa, geometry, epilogue);
         let (kernel, result) = match pooling {
-            Some(Pooling { kind, result, .. }) => (kernel.pooled(kind), result),
-            None => (kernel, node.outputs[0]),
+            Some(&Pooling { of: Pool::Windows(kind, _), result }) => (kernel.pooled(kind), result),
+            _ => (kernel, node.outputs[0]),
         };
         let mut operands = self.buffers(&node.inputs[..2]);
         operands.extend(behind);

@@ -1,19 +1,28 @@
 //! Convolutions by transformed tiles.
 
 use super::layers::added_in_place;
+use super::pooled::{Pool, Pooling};
 use super::{FLOAT, Lowering};
 use crate::graph::{Fused, Node, ValueId};
 use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
 use crate::kernels::conv::{Epilogue, Geometry};
 
 impl Lowering<'_> {
-    /// The convolution, to its result or, pooled, to another value.
-    pub(super) fn winograd_forward(&mut self, node: &Node, geometry: Geometry, fused: Fused, pooled: Option<ValueId>) {
+    /// The convolution, to its result or to what is pooled of it.
+    pub(super) fn winograd_forward(
+        &mut self,
+        node: &Node,
+        geometry: Geometry,
+        fused: Fused,
+        pooling: Option<&Pooling>,
+    ) {
         let isa = self.options.isa;
         let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
-        let kernel = if pooled.is_some() { kernel.pooled() } else { kernel };
-        let result = pooled.unwrap_or(node.outputs[0]);
+        let (kernel, result) = match pooling {
+            Some(&Pooling { of: Pool::Windows(..), result }) => (kernel.pooled(), result),
+            _ => (kernel, node.outputs[0]),
+        };
         let moments = self.takes_moments(node.outputs[0], || kernel.moments_refusal());
         let kernel = if moments { kernel.with_moments() } else { kernel };
         self.winograd(
@@ -21,7 +30,7 @@ impl Lowering<'_> {
             (kernel, epilogue, behind),
             Pack::forward(isa, &geometry),
             "conv_direct",
-            (&geometry, result),
+            (&geometry, result, pooling),
         );
     }
 
@@ -30,7 +39,13 @@ impl Lowering<'_> {
         let kernel = Product::backward_data(isa, &geometry, self.keeps_packed(node.inputs[1]));
         let kernel = (kernel, Epilogue::default(), Vec::new());
         let result = node.outputs[0];
-        self.winograd(node, kernel, Pack::backward_data(isa, &geometry), "conv_backward_data", (&geometry, result));
+        self.winograd(
+            node,
+            kernel,
+            Pack::backward_data(isa, &geometry),
+            "conv_backward_data",
+            (&geometry, result, None),
+        );
     }
 
     pub(super) fn winograd_backward_weights(&mut self, node: &Node, geometry: Geometry) {
@@ -49,7 +64,7 @@ impl Lowering<'_> {
         (kernel, epilogue, behind): (Product, Epilogue, Vec<usize>),
         pack: Pack,
         other: &str,
-        (geometry, result): (&Geometry, ValueId),
+        (geometry, result, pooling): (&Geometry, ValueId, Option<&Pooling>),
     ) {
         let mut operands = vec![self.buffer(node.inputs[0]), self.winograd_weights(node, &kernel, pack)];
         operands.extend(behind);
@@ -62,7 +77,7 @@ impl Lowering<'_> {
             operands.push(self.partials(result, kernel.parts()));
         }
         self.refused.push((other.to_owned(), "more products".to_owned()));
-        self.push_in_place(node, kernel, operands, geometry.describe(), in_place);
+        self.push_pooling(node, (kernel, operands, in_place), pooling, geometry.describe());
     }
 
     /// The weights as the kernel wants them.

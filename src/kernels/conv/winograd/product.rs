@@ -4,10 +4,10 @@ use super::pack::{Panels, transform_weights};
 use super::source::{Positions, zeros_len};
 use super::stages::{Behind, Run};
 use super::{Geometry, Task, Tile};
-use crate::kernels::conv::Epilogue;
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::conv::sums::Passed;
+use crate::kernels::conv::{ByChannels, Epilogue};
 use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -197,23 +197,41 @@ impl Layout {
     }
 }
 
-impl Kernel for Product {
-    fn name(&self) -> String {
+impl ByChannels for Product {
+    fn owns_channels(&self) -> bool {
+        matches!(self.cut, Cut::Panels { .. }) && !self.phase(1).is_empty() && !self.pool
+    }
+
+    fn channels_of(&self, task: usize) -> Range<usize> {
+        let start = |panel: usize| (panel * self.panels.nr).min(self.task.dc);
+        task.checked_sub(self.phase(1).start).map_or(0..0, |panel| start(panel)..start(panel + 1))
+    }
+
+    fn result(&self) -> usize {
+        2 + self.epilogue.operands()
+    }
+
+    fn name_with(&self, behind: &str) -> String {
         let what = if self.task.turned { "conv_winograd_backward_data" } else { "conv_winograd" };
         let cut = if matches!(self.cut, Cut::Panels { .. }) { "_panels" } else { "" };
-        let behind = match (self.pool, self.moments, self.passed) {
-            (true, ..) => self.epilogue.name() + "_max_pool",
-            (_, true, _) => self.epilogue.name() + "_moments",
-            (_, _, Some(passed)) => passed.name(),
-            _ => self.epilogue.name(),
-        };
+        let epilogue = self.passed.map_or_else(|| self.epilogue.name(), Passed::name);
         format!(
-            "{what}{behind}_{}{cut}_{}x{}_{}",
+            "{what}{epilogue}{behind}_{}{cut}_{}x{}_{}",
             self.task.scheme(),
             tile_rows(self.isa, 2),
             self.panels.nr,
             self.isa.name()
         )
+    }
+}
+
+impl Kernel for Product {
+    fn name(&self) -> String {
+        self.name_with(match (self.pool, self.moments) {
+            (true, _) => "_max_pool",
+            (_, true) => "_moments",
+            _ => "",
+        })
     }
 
     fn tasks(&self) -> usize {
@@ -251,7 +269,7 @@ impl Kernel for Product {
         let sums = weights.wrapping_add(layout.weights);
         let zeros = sums.wrapping_add(layout.sums.floats());
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
-        let (len, result) = (self.written(of.n * of.dh) * self.line(), 2 + self.epilogue.operands());
+        let (len, result) = (self.written(of.n * of.dh) * self.line(), self.result());
         // The tiles of this task.
         let transforms = matches!(self.cut, Cut::Panels { .. }) && task < self.phase(0).end;
         let tiles = match self.cut {
