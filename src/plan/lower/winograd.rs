@@ -51,10 +51,12 @@ impl Lowering<'_> {
     pub(super) fn winograd_backward_weights(&mut self, node: &Node, geometry: Geometry) {
         let kernel = BackwardWeights::new(self.options.isa, &geometry);
         let mut operands = self.buffers(&node.inputs);
-        operands.push(self.temp(kernel.positions_len() * FLOAT));
-        operands.push(self.buffer(node.outputs[0]));
+        if kernel.positions_len() > 0 {
+            operands.push(self.temp(kernel.positions_len() * FLOAT));
+        }
         self.refused.push(("conv_backward_weights".to_owned(), "more products".to_owned()));
-        self.push(node, kernel, operands, geometry.describe());
+        let parts = kernel.parts();
+        self.push_parts(node, kernel, parts, operands, geometry.describe());
     }
 
     /// `behind` are the operands of the epilogue.

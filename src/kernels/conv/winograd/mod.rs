@@ -15,6 +15,7 @@ mod backward_weights;
 mod pack;
 mod product;
 mod results;
+mod sides;
 mod source;
 mod stages;
 mod tile;

@@ -1,0 +1,177 @@
+//! Tiles of both operands of a weight gradient: into positions, summed over tiles, back into weights.
+
+use super::Task;
+use super::source::{Positions, transform_gradient, transform_source, zeros_len};
+use super::tile::{Rows, sum_over_tiles};
+use super::transform::{IN, Transform, WeightsTransposed, square};
+use crate::kernels::conv::micro::tile_rows;
+use crate::kernels::share;
+use crate::simd::{Isa, Simd, dispatch::multiversion};
+use std::ops::Range;
+
+/// Source channels of a panel.
+pub const WIDTH: usize = 16;
+
+/// Places for the positions of some tiles: those of the source, then those of the gradients, in panels of channels.
+#[derive(Debug)]
+pub struct Sides {
+    pub isa: Isa,
+    pub task: Task,
+    pub source: Positions,
+    pub gradient: Positions,
+}
+
+/// Sums that are added up over tiles, at one position.
+#[derive(Clone, Copy)]
+pub struct Sums {
+    pub to: *mut f32,
+    /// Floats from one source channel to the next.
+    pub pitch: usize,
+    /// Whether to add to what is there.
+    pub add: bool,
+}
+
+impl Sides {
+    /// For so many tiles.
+    pub fn new(isa: Isa, task: Task, tiles: usize) -> Self {
+        let source = Positions::in_panels(tiles, task.sc, WIDTH);
+        Self { isa, task, source, gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()) }
+    }
+
+    /// Floats of all positions.
+    pub fn floats(&self) -> usize {
+        self.source.floats() + self.gradient.floats()
+    }
+
+    /// Zeros that [`transform`](Self::transform) wants.
+    pub fn zeros_len(&self) -> usize {
+        zeros_len(&self.task)
+    }
+
+    /// Panels of both sides.
+    pub fn panels(&self) -> [usize; 2] {
+        [self.task.sc.div_ceil(WIDTH), self.task.dc.div_ceil(2 * self.isa.lanes())]
+    }
+
+    /// Transforms the pixels of the tiles from number `first` on to `rows` of the positions `to`.
+    ///
+    /// # Safety
+    /// The operands are those of the task, `zeros` are as many as wanted; the rows are writable.
+    pub unsafe fn transform(
+        &self,
+        first: usize,
+        rows: Range<usize>,
+        [src, diff_dst]: [*const f32; 2],
+        zeros: *const f32,
+        to: *mut f32,
+    ) {
+        let (isa, of) = (self.isa, &self.task);
+        let gradients = to.wrapping_add(self.source.floats());
+        let mut tile = of.tile(first);
+        for row in rows {
+            let next = of.next(tile);
+            // SAFETY: the caller's word.
+            unsafe {
+                let to = to.wrapping_add(row * self.source.pitch);
+                transform_source(isa, of, [tile, next], src, zeros, to, &self.source);
+                let to = gradients.wrapping_add(row * self.gradient.pitch);
+                transform_gradient(isa, of, [tile, next], diff_dst, zeros, to, &self.gradient);
+            }
+            tile = next;
+        }
+    }
+
+    /// Sums over `tiles` tiles for panels of source channels and of gradients.
+    ///
+    /// # Safety
+    /// `positions` hold the tiles; the sums of these panels are writable.
+    pub unsafe fn products(
+        &self,
+        position: usize,
+        tiles: usize,
+        [of_source, of_gradient]: [Range<usize>; 2],
+        positions: *const f32,
+        sums: Sums,
+    ) {
+        let (mr, nr) = (tile_rows(self.isa, 2), 2 * self.isa.lanes());
+        let source = positions.wrapping_add(position * self.source.plane);
+        let gradient = positions.wrapping_add(self.source.floats() + position * self.gradient.plane);
+        for g in of_gradient.clone() {
+            for s in of_source.clone() {
+                let channels = WIDTH.min(self.task.sc - s * WIDTH);
+                let parts = channels.div_ceil(mr);
+                for part in 0..parts {
+                    let rows = share(part, parts, channels);
+                    let row = (s - of_source.start) * WIDTH + rows.start;
+                    let rows_of = Rows {
+                        source: source.wrapping_add(self.source.channel(s * WIDTH + rows.start)),
+                        pitch: self.source.pitch,
+                        depth: tiles,
+                        panel: gradient.wrapping_add(self.gradient.channel(g * nr)),
+                        sums: sums.to.wrapping_add(row * sums.pitch + (g - of_gradient.start) * nr),
+                        sums_pitch: sums.pitch,
+                        add: sums.add,
+                        run: self.task.run(),
+                        ahead: std::ptr::null(),
+                    };
+                    // SAFETY: the caller's word.
+                    unsafe { sum_over_tiles(self.isa, rows.len(), &rows_of) };
+                }
+            }
+        }
+    }
+
+    /// Transforms sums of one source channel, whose positions are `plane` floats apart, into gradients by its weights.
+    ///
+    /// # Safety
+    /// As [`weights_body`].
+    pub unsafe fn weights_of(&self, from: *const f32, plane: usize, to: *mut f32, channels: usize) {
+        let of = &self.task;
+        let weights_of = if of.kernel == 3 { weights_3 } else { weights_5 };
+        // SAFETY: the caller's word.
+        unsafe { weights_of(self.isa, from, plane, to, of.sc * of.dc, channels) };
+    }
+}
+
+/// # Safety
+/// `from` is readable for whole vectors of `channels` at every position, `to` writable for `channels` at every tap.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
+unsafe fn weights_body<S: Simd, const TAPS: usize>(
+    from: *const f32,
+    plane: usize,
+    to: *mut f32,
+    tap: usize,
+    channels: usize,
+) where
+    WeightsTransposed: Transform<IN, TAPS>,
+{
+    // SAFETY: the caller's word.
+    unsafe {
+        for c in (0..channels).step_by(S::LANES) {
+            let lanes = S::LANES.min(channels - c);
+            let mut values = [[S::splat(0.0); IN]; IN];
+            for y in 0..IN {
+                for x in 0..IN {
+                    let at = from.wrapping_add((y * IN + x) * plane + c);
+                    values[y][x] = S::load_partial(at, lanes);
+                }
+            }
+            let values = square::<S, WeightsTransposed, IN, TAPS>(values);
+            for y in 0..TAPS {
+                for x in 0..TAPS {
+                    S::store_partial(to.wrapping_add((y * TAPS + x) * tap + c), values[y][x], lanes);
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Transforms sums of one source channel into gradients by its 3×3 weights.
+    fn weights_3(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [3];
+}
+multiversion! {
+    /// The same by 5×5 weights.
+    fn weights_5(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [5];
+}
