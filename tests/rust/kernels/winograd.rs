@@ -56,9 +56,14 @@ impl Case {
 
     fn backward_weights(&self, isa: Isa) -> Vec<f32> {
         let kernel = BackwardWeights::new(isa, &self.geometry);
-        let positions = Operand::poison::<f32>(kernel.positions_len());
-        let diff_weights = Operand::poison::<f32>(self.geometry.weights_len());
-        run(&kernel, &[Operand::of(&self.src), Operand::of(&self.diff_dst), positions, diff_weights])[3].get()
+        let (parts, len) = (kernel.parts(), self.geometry.weights_len());
+        let mut operands = vec![Operand::of(&self.src), Operand::of(&self.diff_dst)];
+        if kernel.positions_len() > 0 {
+            operands.push(Operand::poison::<f32>(kernel.positions_len()));
+        }
+        operands.push(Operand::poison::<f32>(parts * len));
+        let made: Vec<f32> = run(&kernel, &operands).pop().expect("the gradients come last").get();
+        (0..len).map(|i| (0..parts).map(|part| made[part * len + i]).sum()).collect()
     }
 
     /// All three passes on every level against naive sums.
@@ -110,6 +115,23 @@ fn common_layers() {
     Case::new(5, 1, [27, 27], 64, 96, [[2; 2]; 2]).check();
     Case::new(5, 5, [7, 7], 40, 64, [[2; 2]; 2]).check();
     Case::new(5, 1, [12, 15], 40, 33, [[0, 3], [4, 1]]).check();
+}
+
+/// Many tiles of few channels, which are cut into parts, and channels into blocks.
+#[test]
+fn parts_of_a_weight_gradient() {
+    for (channels, results) in [(64, 64), (100, 70), (128, 33), (40, 128)] {
+        Case::new(3, 3, [27, 26], channels, results, [[1; 2]; 2]).check();
+    }
+    Case::new(3, 13, [17, 16], 33, 65, [[0, 1], [2, 1]]).check();
+    Case::new(5, 3, [14, 13], 70, 40, [[2; 2]; 2]).check();
+    let cut = |channels, n| {
+        let Case { geometry, .. } = Case::new(3, n, [27, 26], channels, 64, [[1; 2]; 2]);
+        Isa::available().iter().map(|&isa| BackwardWeights::new(isa, &geometry).parts()).collect::<Vec<_>>()
+    };
+    for (channels, n, parts) in [(64, 1, 1), (64, 3, 2), (128, 6, 4), (129, 6, 1), (32, 40, 16)] {
+        assert!(cut(channels, n).iter().all(|&found| found == parts), "{channels} channels of {n} images");
+    }
 }
 
 #[test]

@@ -26,12 +26,14 @@ const TILES: usize = 4;
 const SPLITS: usize = 2;
 /// Source channels that one task transforms back.
 const ROWS: usize = 8;
-/// Bytes of sums and of a block's positions that stay in the second-level cache.
-const OWN: usize = 896 << 10;
-/// Tiles of such a block: fewer would read and write sums too often for what they add.
-const OWN_BLOCK: [usize; 2] = [12, 32];
+/// Channels on either side up to which a task keeps its sums, and most of one task: twice as many are transformed twice.
+const OWN: [usize; 2] = [128, 64];
+/// Bytes of such sums and of the positions of a few tiles: they stay in the second-level cache.
+const ROOM: usize = 1040 << 10;
+/// Most of these tiles.
+const FEW: usize = 32;
 /// Most parts, and tiles of one that are worth sums of its own.
-const PARTS: [usize; 2] = [16, 96];
+const PARTS: [usize; 2] = [16, 64];
 
 /// How the work is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +43,9 @@ enum Cut {
     /// Tiles are taken in chunks whose positions stay in the last-level cache; every position's product over a chunk's tiles
     /// is added to sums in memory, which are transformed back at the end.
     Chunks(usize),
-    /// Every part of the tiles has sums of its own, and makes a gradient: a task takes blocks of its tiles through both
-    /// stages in its core's cache.
-    Parts { parts: usize, block: usize },
+    /// Every part of the tiles has sums of its own, and makes a gradient: a task takes a block of channels of its tiles
+    /// through all stages in its core's cache, so many tiles at a time.
+    Parts { parts: usize, tiles: usize, channels: [usize; 2] },
 }
 
 /// Weight gradient. Operands: source, gradient by the result, positions (if
@@ -53,7 +55,9 @@ enum Cut {
 pub struct BackwardWeights {
     sides: Sides,
     cut: Cut,
-    /// Floats from one source channel to the next in the gradient by transformed weights.
+    /// Source channels of the gradient by transformed weights.
+    rows: usize,
+    /// Floats from one of them to the next.
     pitch: usize,
     flops: u64,
 }
@@ -68,16 +72,18 @@ enum Phase {
 }
 
 impl Cut {
-    /// For a task whose sums have rows of `pitch` floats.
-    fn new(task: &Task, pitch: usize) -> Self {
-        let tiles = task.tiles();
-        let tile = POSITIONS * size_of::<f32>() * (task.sc + task.dc);
-        let sums = POSITIONS * size_of::<f32>() * task.sc * pitch;
-        let block = OWN.saturating_sub(sums) / tile;
-        let parts = PARTS[0].min(tiles / PARTS[1]);
-        if block >= OWN_BLOCK[0] && parts > 1 {
-            Self::Parts { parts, block: block.min(OWN_BLOCK[1]) }
-        } else if tiles * tile <= WHOLE {
+    fn new(isa: Isa, task: &Task) -> Self {
+        let (tiles, position) = (task.tiles(), POSITIONS * size_of::<f32>());
+        let own =
+            |channels: usize, panel: usize| channels.div_ceil(channels.div_ceil(OWN[1]).max(1)).next_multiple_of(panel);
+        let [sc, dc] = [own(task.sc, WIDTH), own(task.dc, 2 * isa.lanes())];
+        let parts = (tiles / PARTS[1]).checked_ilog2().map_or(0, |log| PARTS[0].min(1 << log));
+        if parts > 1 && task.sc.max(task.dc) <= OWN[0] {
+            let few = ROOM.saturating_sub(position * sc * dc) / (position * (sc + dc));
+            return Self::Parts { parts, tiles: few.min(FEW), channels: [sc, dc] };
+        }
+        let tile = position * (task.sc + task.dc);
+        if tiles * tile <= WHOLE {
             Self::Whole
         } else {
             Self::Chunks(tiles.div_ceil((CACHE / tile).clamp(CHUNK[0], CHUNK[1])))
@@ -89,16 +95,17 @@ impl BackwardWeights {
     /// The weight gradient of the convolution of this geometry.
     pub fn new(isa: Isa, geometry: &Geometry) -> Self {
         let task = Task::backward_weights(geometry);
-        // Whole panels: what lies beyond the last channel is never looked at.
-        let pitch = task.dc.next_multiple_of(2 * isa.lanes());
-        let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
-        let cut = Cut::new(&task, pitch);
-        let tiles = match cut {
-            Cut::Whole => task.tiles(),
-            Cut::Chunks(chunks) => task.tiles().div_ceil(chunks),
-            Cut::Parts { block, .. } => block,
+        let cut = Cut::new(isa, &task);
+        let all = [task.sc, task.dc];
+        let (tiles, channels) = match cut {
+            Cut::Whole => (task.tiles(), all),
+            Cut::Chunks(chunks) => (task.tiles().div_ceil(chunks), all),
+            Cut::Parts { tiles, channels, .. } => (tiles, channels),
         };
-        Self { sides: Sides::new(isa, task, tiles), cut, pitch, flops: geometry.flops() }
+        // Whole panels: what lies beyond the last channel is never looked at.
+        let pitch = channels[1].next_multiple_of(2 * isa.lanes());
+        let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
+        Self { sides: Sides::new(isa, task, tiles, channels), cut, rows: channels[0], pitch, flops: geometry.flops() }
     }
 
     /// Gradients that are to be added: a function of shape and level alone.
@@ -117,12 +124,26 @@ impl BackwardWeights {
 
     /// Channels of a block on either side.
     fn block(&self) -> [usize; 2] {
-        [BLOCK * WIDTH, BLOCK * 2 * self.sides.isa.lanes()]
+        if let Cut::Parts { channels, .. } = self.cut { channels } else { [BLOCK * WIDTH, BLOCK * self.sides.width()] }
+    }
+
+    /// Blocks of channels.
+    fn blocks(&self) -> usize {
+        let (Task { sc, dc, .. }, block) = (self.sides.task, self.block());
+        sc.div_ceil(block[0]) * dc.div_ceil(block[1])
+    }
+
+    /// The channels of a block.
+    fn channels(&self, block: usize) -> [Range<usize>; 2] {
+        let (Task { sc, dc, .. }, [rows, columns]) = (self.sides.task, self.block());
+        let across = dc.div_ceil(columns);
+        let (row, column) = (block / across * rows, block % across * columns);
+        [row..sc.min(row + rows), column..dc.min(column + columns)]
     }
 
     /// Floats from one position to the next in the gradient by transformed weights.
     fn plane(&self) -> usize {
-        self.sides.task.sc * self.pitch + 16
+        self.rows * self.pitch + 16
     }
 
     fn what(&self, phase: usize) -> Phase {
@@ -136,13 +157,12 @@ impl BackwardWeights {
     }
 
     fn tasks_of(&self, phase: usize) -> usize {
-        let Task { sc, dc, .. } = self.sides.task;
         match self.what(phase) {
             Phase::Transform { chunk } => self.tiles(chunk).len().div_ceil(TILES),
             Phase::Multiply { .. } => POSITIONS * SPLITS,
-            Phase::Finish => sc.div_ceil(ROWS),
-            Phase::Block => sc.div_ceil(self.block()[0]) * dc.div_ceil(self.block()[1]),
-            Phase::Part => self.parts(),
+            Phase::Finish => self.sides.task.sc.div_ceil(ROWS),
+            Phase::Block => self.blocks(),
+            Phase::Part => self.parts() * self.blocks(),
         }
     }
 
@@ -209,8 +229,8 @@ impl Kernel for BackwardWeights {
         let diff_dst = args.src::<f32>(1).at(0, of.n * of.dh * of.dw * of.dc);
         let (scratch, operands, len) = (scratch.cast::<f32>(), [src, diff_dst], of.weights_len());
         if let Phase::Part = self.what(phase) {
-            let to = args.dst::<f32>(2).at(task * len, len);
-            // SAFETY: the caller's word; the part's gradient belongs to this task.
+            let to = args.dst::<f32>(2).at(task / self.blocks() * len, len);
+            // SAFETY: the caller's word; the block of the part's gradient belongs to this task.
             return unsafe { self.part(task, operands, to, scratch) };
         }
         let positions = args.dst::<f32>(2).at(0, self.positions_len());
@@ -238,12 +258,12 @@ impl BackwardWeights {
         positions: *mut f32,
         zeros: *mut f32,
     ) {
-        let tiles = self.tiles(chunk);
+        let (tiles, Task { sc, dc, .. }) = (self.tiles(chunk), self.sides.task);
         let rows = task * TILES..((task + 1) * TILES).min(tiles.len());
         // SAFETY: the caller's word; scratch holds zeros for either side.
         unsafe {
             zeros.write_bytes(0, self.sides.zeros_len());
-            self.sides.transform(tiles.start + rows.start, rows, operands, zeros, positions);
+            self.sides.transform((tiles.start + rows.start, rows), operands, [0..sc, 0..dc], zeros, positions);
         }
     }
 
@@ -251,83 +271,83 @@ impl BackwardWeights {
     /// As [`Kernel::run`].
     unsafe fn multiply(&self, chunk: usize, task: usize, positions: *mut f32) {
         let (position, split) = (task / SPLITS, task % SPLITS);
-        let [of_source, of_gradient] = self.sides.panels();
-        let panels = [share(split, SPLITS, of_source), 0..of_gradient];
-        let start = self.sides.floats() + position * self.plane() + panels[0].start * WIDTH * self.pitch;
+        let Task { sc, dc, .. } = self.sides.task;
+        let panels = share(split, SPLITS, sc.div_ceil(WIDTH));
+        let channels = [panels.start * WIDTH..sc.min(panels.end * WIDTH), 0..dc];
+        let start = self.sides.floats() + position * self.plane() + channels[0].start * self.pitch;
         let sums = Sums { to: positions.wrapping_add(start), pitch: self.pitch, add: chunk > 0 };
         // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
-        unsafe { self.sides.products(position, self.tiles(chunk).len(), panels, positions, sums) };
+        unsafe { self.sides.products(position, self.tiles(chunk).len(), channels, positions, sums) };
     }
 
     /// # Safety
     /// As [`Kernel::run`].
     unsafe fn block_of(&self, task: usize, positions: *const f32, to: *mut f32, scratch: *mut f32) {
-        let Task { sc, dc, .. } = self.sides.task;
         let [rows, pitch] = self.block();
-        let across = dc.div_ceil(pitch);
-        let (row, column) = (task / across, task % across);
-        let panels = self.sides.panels();
-        let panels =
-            [row * BLOCK..((row + 1) * BLOCK).min(panels[0]), column * BLOCK..((column + 1) * BLOCK).min(panels[1])];
         let plane = rows * pitch + 16;
+        let channels = self.channels(task);
         // SAFETY: scratch holds the sums of a block; its weights belong to this task.
         unsafe {
             for position in 0..POSITIONS {
                 let sums = Sums { to: scratch.wrapping_add(position * plane), pitch, add: false };
-                self.sides.products(position, self.sides.task.tiles(), panels.clone(), positions, sums);
+                self.sides.products(position, self.sides.task.tiles(), channels.clone(), positions, sums);
             }
-            let count = pitch.min(dc - column * pitch);
-            for i in 0..rows.min(sc - row * rows) {
-                let to = to.wrapping_add((row * rows + i) * dc + column * pitch);
-                self.sides.weights_of(scratch.wrapping_add(i * pitch), plane, to, count);
-            }
+            self.back(channels, (scratch, [plane, pitch]), to);
         }
     }
 
     /// # Safety
     /// As [`Kernel::run`].
-    unsafe fn part(&self, part: usize, operands: [*const f32; 2], to: *mut f32, scratch: *mut f32) {
+    unsafe fn part(&self, task: usize, operands: [*const f32; 2], to: *mut f32, scratch: *mut f32) {
         let sides = &self.sides;
-        let Cut::Parts { parts, block } = self.cut else { return };
-        let tiles = share(part, parts, sides.task.tiles());
+        let Cut::Parts { parts, tiles: few, .. } = self.cut else { return };
+        let (tiles, channels) =
+            (share(task / self.blocks(), parts, sides.task.tiles()), self.channels(task % self.blocks()));
         let zeros = scratch;
         let positions = zeros.wrapping_add(sides.zeros_len());
         let sums = positions.wrapping_add(sides.floats());
-        let [of_source, of_gradient] = sides.panels();
-        // SAFETY: scratch holds zeros, the positions of a block and the sums of all.
+        let own = channels.clone().map(|channels| 0..channels.len());
+        // SAFETY: scratch holds zeros, the positions of a few tiles and the sums of all.
         unsafe {
             zeros.write_bytes(0, sides.zeros_len());
-            for first in tiles.clone().step_by(block) {
-                let count = block.min(tiles.end - first);
-                sides.transform(first, 0..count, operands, zeros, positions);
+            for first in tiles.clone().step_by(few) {
+                let count = few.min(tiles.end - first);
+                sides.transform((first, 0..count), operands, channels.clone(), zeros, positions);
                 for position in 0..POSITIONS {
                     let to = sums.wrapping_add(position * self.plane());
                     let sums = Sums { to, pitch: self.pitch, add: first > tiles.start };
-                    sides.products(position, count, [0..of_source, 0..of_gradient], positions, sums);
+                    sides.products(position, count, own.clone(), positions, sums);
                 }
             }
-            self.back(0..sides.task.sc, sums, to);
+            self.back(channels, (sums, [self.plane(), self.pitch]), to);
         }
     }
 
     /// # Safety
     /// As [`Kernel::run`].
     unsafe fn finish(&self, task: usize, positions: *const f32, to: *mut f32) {
-        let channels = task * ROWS..((task + 1) * ROWS).min(self.sides.task.sc);
+        let Task { sc, dc, .. } = self.sides.task;
+        let rows = task * ROWS..((task + 1) * ROWS).min(sc);
+        let sums = positions.wrapping_add(self.sides.floats() + rows.start * self.pitch);
         // SAFETY: the sums and weights of these source channels belong to this task.
-        unsafe { self.back(channels, positions.wrapping_add(self.sides.floats()), to) };
+        unsafe { self.back([rows, 0..dc], (sums, [self.plane(), self.pitch]), to) };
     }
 
-    /// Transforms the sums of some source channels back.
+    /// Transforms sums of some channels back.
     ///
     /// # Safety
-    /// `sums` are those of all channels; the weights of these are writable.
-    unsafe fn back(&self, channels: Range<usize>, sums: *const f32, to: *mut f32) {
-        let dc = self.sides.task.dc;
-        for channel in channels {
-            let (from, to) = (sums.wrapping_add(channel * self.pitch), to.wrapping_add(channel * dc));
+    /// `sums` are those of these channels, from one position to the next and from one source channel to the next so many
+    /// floats apart; their weights are writable.
+    unsafe fn back(
+        &self,
+        [of_source, of_gradient]: [Range<usize>; 2],
+        (sums, [plane, pitch]): (*const f32, [usize; 2]),
+        to: *mut f32,
+    ) {
+        for (row, channel) in of_source.enumerate() {
+            let to = to.wrapping_add(channel * self.sides.task.dc + of_gradient.start);
             // SAFETY: the caller's word.
-            unsafe { self.sides.weights_of(from, self.plane(), to, dc) };
+            unsafe { self.sides.weights_of(sums.wrapping_add(row * pitch), plane, to, of_gradient.len()) };
         }
     }
 }

@@ -12,7 +12,8 @@ use std::ops::Range;
 /// Source channels of a panel.
 pub const WIDTH: usize = 16;
 
-/// Places for the positions of some tiles: those of the source, then those of the gradients, in panels of channels.
+/// Places for the positions of some tiles and a block of channels: those of the source, then those of the gradients, in
+/// panels of channels.
 #[derive(Debug)]
 pub struct Sides {
     pub isa: Isa,
@@ -32,10 +33,10 @@ pub struct Sums {
 }
 
 impl Sides {
-    /// For so many tiles.
-    pub fn new(isa: Isa, task: Task, tiles: usize) -> Self {
-        let source = Positions::in_panels(tiles, task.sc, WIDTH);
-        Self { isa, task, source, gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()) }
+    /// For so many tiles, and channels of either side.
+    pub fn new(isa: Isa, task: Task, tiles: usize, [sc, dc]: [usize; 2]) -> Self {
+        let source = Positions::in_panels(tiles, sc, WIDTH);
+        Self { isa, task, source, gradient: Positions::in_panels(tiles, dc, 2 * isa.lanes()) }
     }
 
     /// Floats of all positions.
@@ -48,20 +49,20 @@ impl Sides {
         zeros_len(&self.task)
     }
 
-    /// Panels of both sides.
-    pub fn panels(&self) -> [usize; 2] {
-        [self.task.sc.div_ceil(WIDTH), self.task.dc.div_ceil(2 * self.isa.lanes())]
+    /// Gradients of a panel.
+    pub fn width(&self) -> usize {
+        2 * self.isa.lanes()
     }
 
-    /// Transforms the pixels of the tiles from number `first` on to `rows` of the positions `to`.
+    /// Transforms some channels of the pixels of the tiles from number `first` on to `rows` of the positions `to`.
     ///
     /// # Safety
     /// The operands are those of the task, `zeros` are as many as wanted; the rows are writable.
     pub unsafe fn transform(
         &self,
-        first: usize,
-        rows: Range<usize>,
+        (first, rows): (usize, Range<usize>),
         [src, diff_dst]: [*const f32; 2],
+        [of_source, of_gradient]: [Range<usize>; 2],
         zeros: *const f32,
         to: *mut f32,
     ) {
@@ -73,18 +74,18 @@ impl Sides {
             // SAFETY: the caller's word.
             unsafe {
                 let to = to.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, [tile, next], src, zeros, to, &self.source);
+                transform_source(isa, of, [tile, next], (src, of_source.clone()), zeros, to, &self.source);
                 let to = gradients.wrapping_add(row * self.gradient.pitch);
-                transform_gradient(isa, of, [tile, next], diff_dst, zeros, to, &self.gradient);
+                transform_gradient(isa, of, [tile, next], (diff_dst, of_gradient.clone()), zeros, to, &self.gradient);
             }
             tile = next;
         }
     }
 
-    /// Sums over `tiles` tiles for panels of source channels and of gradients.
+    /// Sums over `tiles` tiles for channels of the source and of gradients, panel by panel.
     ///
     /// # Safety
-    /// `positions` hold the tiles; the sums of these panels are writable.
+    /// `positions` hold the tiles and channels, the first of which begins a panel; the sums of the panels are writable.
     pub unsafe fn products(
         &self,
         position: usize,
@@ -93,22 +94,22 @@ impl Sides {
         positions: *const f32,
         sums: Sums,
     ) {
-        let (mr, nr) = (tile_rows(self.isa, 2), 2 * self.isa.lanes());
+        let mr = tile_rows(self.isa, 2);
         let source = positions.wrapping_add(position * self.source.plane);
         let gradient = positions.wrapping_add(self.source.floats() + position * self.gradient.plane);
-        for g in of_gradient.clone() {
-            for s in of_source.clone() {
-                let channels = WIDTH.min(self.task.sc - s * WIDTH);
+        for g in of_gradient.clone().step_by(self.width()) {
+            for s in of_source.clone().step_by(WIDTH) {
+                let channels = WIDTH.min(of_source.end - s);
                 let parts = channels.div_ceil(mr);
                 for part in 0..parts {
                     let rows = share(part, parts, channels);
-                    let row = (s - of_source.start) * WIDTH + rows.start;
+                    let row = s - of_source.start + rows.start;
                     let rows_of = Rows {
-                        source: source.wrapping_add(self.source.channel(s * WIDTH + rows.start)),
+                        source: source.wrapping_add(self.source.channel(s + rows.start)),
                         pitch: self.source.pitch,
                         depth: tiles,
-                        panel: gradient.wrapping_add(self.gradient.channel(g * nr)),
-                        sums: sums.to.wrapping_add(row * sums.pitch + (g - of_gradient.start) * nr),
+                        panel: gradient.wrapping_add(self.gradient.channel(g)),
+                        sums: sums.to.wrapping_add(row * sums.pitch + g - of_gradient.start),
                         sums_pitch: sums.pitch,
                         add: sums.add,
                         run: self.task.run(),
