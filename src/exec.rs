@@ -184,12 +184,17 @@ pub unsafe fn run(
                 // SAFETY: `resolve` gave every operand its buffer; steps and phases are separated by barriers and tasks
                 // of one phase write different elements.
                 let args = unsafe { Args::new(slots) };
-                for task in tasks {
+                for (number, task) in tasks.enumerate() {
                     if course.stop.load(Ordering::Relaxed) <= index {
                         break;
                     }
                     // SAFETY: a task of this kernel, with this thread's scratch; ISA checked when it was planned.
-                    unsafe { step.kernel.run(task, &args, scratch.ptr()) };
+                    unsafe {
+                        if number == 0 {
+                            step.kernel.prepare(&args, scratch.ptr());
+                        }
+                        step.kernel.run(task, &args, scratch.ptr());
+                    }
                     if !writes && watch.as_mut().is_some_and(|watch| watch.stop(&flush)) {
                         course.stop.fetch_min(index, Ordering::SeqCst);
                     }
@@ -343,6 +348,8 @@ pub unsafe fn run_kernel(
     let work = || {
         // SAFETY: the caller's word.
         let args = unsafe { Args::new(slots) };
+        // SAFETY: before all tasks.
+        unsafe { kernel.prepare(&args, scratch) };
         for task in 0..kernel.tasks() {
             // SAFETY: tasks of this kernel, one after the other.
             unsafe { kernel.run(task, &args, scratch) };

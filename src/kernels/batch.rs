@@ -3,7 +3,8 @@
 use super::Kernel;
 use crate::tensor::{Args, MAX_PARTED, Slot};
 
-/// Runs a kernel on the first, second, … of `count` equal parts of every operand: products of stacked matrices.
+/// Runs a kernel that [prepares](Kernel::prepare) nothing on the first, second, … of `count` equal parts of every operand:
+/// products of stacked matrices.
 #[derive(Debug)]
 pub struct Batch<K> {
     inner: K,

@@ -84,10 +84,18 @@ pub trait Kernel: Debug + Send + Sync {
     /// As for [`run`](Self::run); all tasks have ended.
     unsafe fn tail(&self, _args: &Args<'_>) {}
 
-    /// Bytes of scratch one task needs, on a 64-byte boundary, contents undefined at entry.
+    /// Bytes of scratch one task needs, on a 64-byte boundary, contents undefined at entry but for what
+    /// [`prepare`](Self::prepare) has left.
     fn scratch(&self) -> usize {
         0
     }
+
+    /// What a thread does before the first task of a phase that it runs: it may leave in its scratch what its tasks there,
+    /// whichever they are, read but do not change. So threads share no memory that one of them has just written.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    unsafe fn prepare(&self, _args: &Args<'_>, _scratch: *mut u8) {}
 
     /// Floating-point operations of the whole call, for reports and for the choice to stay on one thread.
     fn flops(&self) -> u64;
@@ -96,7 +104,7 @@ pub trait Kernel: Debug + Send + Sync {
     ///
     /// # Safety
     /// `task < tasks()`; the operands are those the kernel's documentation lists, each at least as long as the
-    /// geometry says; `scratch` points to at least `scratch()` bytes on a 64-byte boundary that no other task uses;
-    /// the CPU has the kernel's ISA.
+    /// geometry says; `scratch` points to at least `scratch()` bytes on a 64-byte boundary that no other task uses,
+    /// [prepared](Self::prepare); the CPU has the kernel's ISA.
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8);
 }

@@ -56,6 +56,11 @@ impl<A: Kernel, B: Kernel> Kernel for Tailed<A, B> {
         self.first.flops() + self.last.flops()
     }
 
+    unsafe fn prepare(&self, args: &Args<'_>, scratch: *mut u8) {
+        // SAFETY: the caller's word.
+        unsafe { self.first.prepare(args, scratch) };
+    }
+
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word; the operands of the first come first.
         unsafe { self.first.run(task, args, scratch) };

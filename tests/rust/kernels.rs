@@ -159,6 +159,7 @@ fn run_tasks(kernel: &dyn Kernel, slots: &[Slot], map: &[usize], backwards: bool
         // SAFETY: the scratch is that long; the operands outlive the call; tasks run one after the other.
         unsafe {
             scratch.ptr().write_bytes(0xFF, scratch.bytes());
+            kernel.prepare(&Args::new(&slots), scratch.ptr());
             kernel.run(task, &Args::new(&slots), scratch.ptr());
         }
     }

@@ -1,7 +1,9 @@
 //! Plans of random networks: buffers alive together never overlap, every value is written before it is read, and in
 //! debug builds a kernel that leaves its buffers is found at its step.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cnnrs::arena::{Needs, with_arena};
 use cnnrs::config::Algorithm;
@@ -269,5 +271,79 @@ fn a_value_that_nobody_wrote_is_nan() {
     for step in [0, 1] {
         let values = run_with(Fault::Idle, step).unwrap();
         assert!(values.iter().all(|value| value.is_nan()), "{values:?}");
+    }
+}
+
+/// Does what `inner` does where its thread has prepared for it.
+#[derive(Debug)]
+struct Prepared {
+    inner: Box<dyn Kernel>,
+    times: Arc<AtomicUsize>,
+}
+
+/// Tells threads apart.
+fn token() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::thread::current().id().hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Kernel for Prepared {
+    fn name(&self) -> String {
+        "prepared".into()
+    }
+
+    fn tasks(&self) -> usize {
+        self.inner.tasks()
+    }
+
+    fn scratch(&self) -> usize {
+        size_of::<u64>()
+    }
+
+    fn flops(&self) -> u64 {
+        self.inner.flops()
+    }
+
+    unsafe fn prepare(&self, _args: &Args<'_>, scratch: *mut u8) {
+        self.times.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: scratch is as large as stated.
+        unsafe { scratch.cast::<u64>().write(token()) };
+    }
+
+    unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
+        // SAFETY: the caller's word; the inner kernel takes no scratch.
+        unsafe {
+            assert_eq!(scratch.cast::<u64>().read(), token());
+            self.inner.run(task, args, std::ptr::null_mut());
+        }
+    }
+}
+
+#[test]
+fn every_thread_prepares_once_before_its_first_task() {
+    let (count, shape) = (1 << 20, vec![1 << 10, 1 << 10]);
+    let mut graph = Graph::new();
+    let x = graph.input(shape, DType::F32, "x", false).unwrap();
+    let y = graph.add_one(Op::Unary(UnaryKind::Relu), &[x], "layer").unwrap();
+    let mut plan = compile(&graph, &[y], options()).unwrap();
+    let times = Arc::new(AtomicUsize::new(0));
+    let inner = std::mem::replace(&mut plan.steps[0].kernel, Box::new(cnnrs::kernels::copy::Copy::new(0)));
+    assert!(inner.tasks() > 5 && inner.scratch() == 0);
+    plan.steps[0].kernel = Box::new(Prepared { inner, times: times.clone() });
+    plan.scratch_bytes = plan.scratch_bytes.max(64);
+    let (images, result) = (vec![-1.0f32; count], AlignedBuf::new(count * 4 + GUARD).unwrap());
+    let inputs = [Slot::new(images.as_ptr().cast_mut().cast(), count * 4)];
+    let outputs = [Slot::new(result.ptr(), count * 4)];
+    let externals = Externals { inputs: &inputs, outputs: &outputs, guarded: true, parameters: &[], packed: &[] };
+    for threads in [1, 2, 5] {
+        times.store(0, Ordering::Relaxed);
+        let needs = Needs { memory: plan.arena_bytes, scratch: plan.scratch_total(threads), outputs: 0 };
+        with_arena(needs, |arena| {
+            // SAFETY: the slots are those of the plan, and live in this function.
+            unsafe { exec::run(&plan, externals, arena, threads, &|| false) }.map_err(|stopped| stopped.error)
+        })
+        .unwrap();
+        assert!((1..=threads).contains(&times.load(Ordering::Relaxed)));
     }
 }

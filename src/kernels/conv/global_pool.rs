@@ -67,6 +67,11 @@ impl<K: ByChannels> Kernel for GlobalPool<K> {
         self.inner.flops() + self.pool.flops()
     }
 
+    unsafe fn prepare(&self, args: &Args<'_>, scratch: *mut u8) {
+        // SAFETY: the caller's word.
+        unsafe { self.inner.prepare(args, scratch) };
+    }
+
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
         // SAFETY: the caller's word; the operands of the convolution come first.
         unsafe { self.inner.run(task, args, scratch) };

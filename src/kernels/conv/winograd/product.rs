@@ -20,6 +20,9 @@ const BLOCK: [usize; 2] = [12, 60];
 /// Up to so many tiles, or half as many as there are result channels, the work is shared out by panels: then reading all
 /// positions for every panel takes less than reading all weights for every block.
 const FEW: usize = 128;
+/// Bytes of all positions up to which every thread makes its own: it takes less time than reading what another one has
+/// just written.
+const OWN: usize = 1 << 20;
 /// Source channels whose weights are transformed at a time where they are used: a multiple of what is summed at a time.
 const DEPTH: usize = 64;
 /// Tiles that one task transforms where it is.
@@ -30,9 +33,9 @@ const TILES: usize = 4;
 enum Cut {
     /// A task takes a block of tiles through all panels.
     Blocks { blocks: usize },
-    /// The tiles are transformed first, into an operand; then a task takes a panel through all tiles. The weights are
-    /// those of the layer if `raw`: each panel is transformed where it is used.
-    Panels { raw: bool },
+    /// The tiles are transformed first, by every thread for itself if `own`, or into an operand; then a task takes a panel
+    /// through all tiles. The weights are those of the layer if `raw`: each panel is transformed where it is used.
+    Panels { raw: bool, own: bool },
 }
 
 /// A convolution, or a data gradient, by [`Task`]. Operands: source, weights, those of the epilogue
@@ -67,7 +70,7 @@ impl Product {
         let panels = Panels::new(isa, &task);
         let tiles = task.tiles();
         let cut = if tiles <= FEW.max(task.dc / 2) {
-            Cut::Panels { raw: !packed }
+            Cut::Panels { raw: !packed, own: task.places(tiles, task.sc).floats() * size_of::<f32>() <= OWN }
         } else {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
             Cut::Blocks { blocks: tiles.div_ceil(room.clamp(BLOCK[0], BLOCK[1])).next_multiple_of(2) }
@@ -149,14 +152,14 @@ impl Product {
 
     /// Whether the weights are wanted as the layer has them.
     pub fn takes_raw(&self) -> bool {
-        self.cut == Cut::Panels { raw: true }
+        matches!(self.cut, Cut::Panels { raw: true, .. })
     }
 
     /// Floats of the operand that holds positions.
     pub fn positions_len(&self) -> usize {
         match self.cut {
-            Cut::Blocks { .. } => 0,
-            Cut::Panels { .. } => self.all().floats(),
+            Cut::Panels { own: false, .. } => self.all().floats(),
+            _ => 0,
         }
     }
 
@@ -165,15 +168,20 @@ impl Product {
         self.task.places(self.task.tiles(), self.task.sc)
     }
 
+    /// The tasks of the last phase, which multiply.
+    fn multiplying(&self) -> Range<usize> {
+        self.phase(self.phases() - 1)
+    }
+
     fn layout(&self) -> Layout {
         let (tiles, source, weights) = match self.cut {
             Cut::Blocks { blocks } => {
                 let tiles = self.task.tiles().div_ceil(blocks);
                 (tiles, self.task.places(tiles, self.task.sc).floats(), 0)
             }
-            Cut::Panels { raw } => (
+            Cut::Panels { raw, own } => (
                 self.task.tiles(),
-                0,
+                if own { self.all().floats() } else { 0 },
                 if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 },
             ),
         };
@@ -192,19 +200,19 @@ struct Layout {
 }
 
 impl Layout {
-    fn bytes(&self) -> usize {
-        (self.source + self.weights + self.sums.floats() + self.zeros) * size_of::<f32>()
+    fn floats(&self) -> usize {
+        self.source + self.weights + self.sums.floats() + self.zeros
     }
 }
 
 impl ByChannels for Product {
     fn owns_channels(&self) -> bool {
-        matches!(self.cut, Cut::Panels { .. }) && !self.phase(1).is_empty() && !self.pool
+        matches!(self.cut, Cut::Panels { .. }) && !self.multiplying().is_empty() && !self.pool
     }
 
     fn channels_of(&self, task: usize) -> Range<usize> {
         let start = |panel: usize| (panel * self.panels.nr).min(self.task.dc);
-        task.checked_sub(self.phase(1).start).map_or(0..0, |panel| start(panel)..start(panel + 1))
+        task.checked_sub(self.multiplying().start).map_or(0..0, |panel| start(panel)..start(panel + 1))
     }
 
     fn result(&self) -> usize {
@@ -235,16 +243,17 @@ impl Kernel for Product {
     }
 
     fn tasks(&self) -> usize {
-        self.phase(self.phases() - 1).end
+        self.multiplying().end
     }
 
     fn phases(&self) -> usize {
-        if matches!(self.cut, Cut::Panels { .. }) { 2 } else { 1 }
+        if self.positions_len() > 0 { 2 } else { 1 }
     }
 
     fn phase(&self, number: usize) -> Range<usize> {
         match (self.cut, number) {
             (Cut::Blocks { blocks }, _) => 0..blocks,
+            (Cut::Panels { own: true, .. }, _) => 0..self.panels.count,
             (Cut::Panels { .. }, 0) => 0..self.task.tiles().div_ceil(TILES),
             (Cut::Panels { .. }, _) => {
                 let start = self.task.tiles().div_ceil(TILES);
@@ -254,11 +263,25 @@ impl Kernel for Product {
     }
 
     fn scratch(&self) -> usize {
-        self.layout().bytes()
+        self.layout().floats() * size_of::<f32>()
     }
 
     fn flops(&self) -> u64 {
         self.flops
+    }
+
+    unsafe fn prepare(&self, args: &Args<'_>, scratch: *mut u8) {
+        if !matches!(self.cut, Cut::Panels { own: true, .. }) {
+            return;
+        }
+        let (of, layout, source) = (&self.task, self.layout(), scratch.cast::<f32>());
+        let zeros = source.wrapping_add(layout.floats() - layout.zeros);
+        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
+        // SAFETY: scratch is as large as `scratch()` says.
+        unsafe {
+            zeros.write_bytes(0, layout.zeros);
+            self.transform((of.tile(0), of.tiles()), src, zeros, source, self.all());
+        }
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
@@ -271,7 +294,7 @@ impl Kernel for Product {
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
         let (len, result) = (self.written(of.n * of.dh) * self.line(), self.result());
         // The tiles of this task.
-        let transforms = matches!(self.cut, Cut::Panels { .. }) && task < self.phase(0).end;
+        let transforms = task < self.multiplying().start;
         let tiles = match self.cut {
             Cut::Blocks { blocks } => share(task, blocks, of.tiles()),
             Cut::Panels { .. } if transforms => task * TILES..((task + 1) * TILES).min(of.tiles()),
@@ -320,10 +343,11 @@ impl Kernel for Product {
                     let to = positions.wrapping_add(tiles.start * places.pitch);
                     self.transform((first, count), src, zeros, to, places);
                 }
-                Cut::Panels { raw } => {
-                    let panel = task - self.phase(1).start;
+                Cut::Panels { raw, own } => {
+                    let panel = task - self.multiplying().start;
                     let places = self.all();
-                    let positions = args.src::<f32>(result + 1).at(0, places.floats());
+                    let shared = || args.src::<f32>(result + 1).at(0, places.floats());
+                    let positions = if own { source.cast_const() } else { shared() };
                     let given = args.src::<f32>(1);
                     if raw {
                         let given = given.at(0, of.weights_len());
