@@ -228,20 +228,19 @@ impl Kernel for BackwardWeights {
         let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
         let diff_dst = args.src::<f32>(1).at(0, of.n * of.dh * of.dw * of.dc);
         let (scratch, operands, len) = (scratch.cast::<f32>(), [src, diff_dst], of.weights_len());
-        if let Phase::Part = self.what(phase) {
-            let to = args.dst::<f32>(2).at(task / self.blocks() * len, len);
-            // SAFETY: the caller's word; the block of the part's gradient belongs to this task.
-            return unsafe { self.part(task, operands, to, scratch) };
-        }
-        let positions = args.dst::<f32>(2).at(0, self.positions_len());
-        let to = args.dst::<f32>(3).at(0, len);
+        let positions = || args.dst::<f32>(2).at(0, self.positions_len());
+        let to = || args.dst::<f32>(3).at(0, len);
         // SAFETY: the caller's word; tasks of one phase write different positions or weights.
         unsafe {
             match self.what(phase) {
-                Phase::Transform { chunk } => self.transform(chunk, task, operands, positions, scratch),
-                Phase::Multiply { chunk } => self.multiply(chunk, task, positions),
-                Phase::Finish => self.finish(task, positions, to),
-                Phase::Block | Phase::Part => self.block_of(task, positions, to, scratch),
+                Phase::Transform { chunk } => self.transform(chunk, task, operands, positions(), scratch),
+                Phase::Multiply { chunk } => self.multiply(chunk, task, positions()),
+                Phase::Finish => self.finish(task, positions(), to()),
+                Phase::Block => self.block_of(task, positions(), to(), scratch),
+                Phase::Part => {
+                    let to = args.dst::<f32>(2).at(task / self.blocks() * len, len);
+                    self.part(task, operands, to, scratch);
+                }
             }
         }
     }
