@@ -32,7 +32,10 @@ fn run_in_order(kernel: &dyn Kernel, inputs: &[&[f32]], len: usize, order: &[usi
         let memory = unsafe { std::slice::from_raw_parts_mut(scratch.ptr().cast::<f32>(), floats) };
         memory.fill(f32::NAN);
         // SAFETY: operands and scratch memory are as long as the kernel says.
-        unsafe { kernel.run(task, &args, scratch.ptr()) };
+        unsafe {
+            kernel.prepare(&args, scratch.ptr());
+            kernel.run(task, &args, scratch.ptr());
+        }
         assert!(memory[kernel.scratch().div_ceil(4)..].iter().all(|x| x.is_nan()), "scratch overrun");
     }
     assert!(out[len..].iter().all(|x| x.is_nan()), "output overrun");

@@ -74,11 +74,11 @@ enum Phase {
 impl Cut {
     fn new(isa: Isa, task: &Task) -> Self {
         let (tiles, position) = (task.tiles(), POSITIONS * size_of::<f32>());
-        let own =
-            |channels: usize, panel: usize| channels.div_ceil(channels.div_ceil(OWN[1]).max(1)).next_multiple_of(panel);
-        let [sc, dc] = [own(task.sc, WIDTH), own(task.dc, 2 * isa.lanes())];
         let parts = (tiles / PARTS[1]).checked_ilog2().map_or(0, |log| PARTS[0].min(1 << log));
         if parts > 1 && task.sc.max(task.dc) <= OWN[0] {
+            // Blocks of whole panels, nearly alike.
+            let block = |(all, panel): (usize, usize)| all.div_ceil(all.div_ceil(OWN[1])).next_multiple_of(panel);
+            let [sc, dc] = [(task.sc, WIDTH), (task.dc, 2 * isa.lanes())].map(block);
             let few = ROOM.saturating_sub(position * sc * dc) / (position * (sc + dc));
             return Self::Parts { parts, tiles: few.min(FEW), channels: [sc, dc] };
         }
