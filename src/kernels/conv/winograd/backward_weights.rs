@@ -26,12 +26,10 @@ const TILES: usize = 4;
 const SPLITS: usize = 2;
 /// Source channels that one task transforms back.
 const ROWS: usize = 8;
-/// Channels on either side up to which a task keeps its sums, and most of one task: twice as many are transformed twice.
-const OWN: [usize; 2] = [128, 64];
-/// Bytes of such sums and of the positions of a few tiles: they stay in the second-level cache.
+/// Bytes of a task's own sums and of the positions of a few tiles: they stay in the second-level cache.
 const ROOM: usize = 1040 << 10;
-/// Most of these tiles.
-const FEW: usize = 32;
+/// These tiles: fewer would read and write sums too often for what they add.
+const FEW: [usize; 2] = [12, 32];
 /// Most parts, and tiles of one that are worth sums of its own.
 const PARTS: [usize; 2] = [16, 64];
 
@@ -43,9 +41,9 @@ enum Cut {
     /// Tiles are taken in chunks whose positions stay in the last-level cache; every position's product over a chunk's tiles
     /// is added to sums in memory, which are transformed back at the end.
     Chunks(usize),
-    /// Every part of the tiles has sums of its own, and makes a gradient: a task takes a block of channels of its tiles
-    /// through all stages in its core's cache, so many tiles at a time.
-    Parts { parts: usize, tiles: usize, channels: [usize; 2] },
+    /// Every part of the tiles has sums of its own, and makes a gradient: a task takes its tiles through all stages in its
+    /// core's cache, so many at a time.
+    Parts { parts: usize, tiles: usize },
 }
 
 /// Weight gradient. Operands: source, gradient by the result, positions (if
@@ -55,9 +53,7 @@ enum Cut {
 pub struct BackwardWeights {
     sides: Sides,
     cut: Cut,
-    /// Source channels of the gradient by transformed weights.
-    rows: usize,
-    /// Floats from one of them to the next.
+    /// Floats from one source channel to the next in the gradient by transformed weights.
     pitch: usize,
     flops: u64,
 }
@@ -72,18 +68,15 @@ enum Phase {
 }
 
 impl Cut {
-    fn new(isa: Isa, task: &Task) -> Self {
+    /// For a task whose sums have rows of `pitch` floats.
+    fn new(task: &Task, pitch: usize) -> Self {
         let (tiles, position) = (task.tiles(), POSITIONS * size_of::<f32>());
-        let parts = (tiles / PARTS[1]).checked_ilog2().map_or(0, |log| PARTS[0].min(1 << log));
-        if parts > 1 && task.sc.max(task.dc) <= OWN[0] {
-            // Blocks of whole panels, nearly alike.
-            let block = |(all, panel): (usize, usize)| all.div_ceil(all.div_ceil(OWN[1])).next_multiple_of(panel);
-            let [sc, dc] = [(task.sc, WIDTH), (task.dc, 2 * isa.lanes())].map(block);
-            let few = ROOM.saturating_sub(position * sc * dc) / (position * (sc + dc));
-            return Self::Parts { parts, tiles: few.min(FEW), channels: [sc, dc] };
-        }
         let tile = position * (task.sc + task.dc);
-        if tiles * tile <= WHOLE {
+        let few = ROOM.saturating_sub(position * task.sc * pitch) / tile;
+        let parts = (tiles / PARTS[1]).checked_ilog2().map_or(0, |log| PARTS[0].min(1 << log));
+        if parts > 1 && few >= FEW[0] {
+            Self::Parts { parts, tiles: few.min(FEW[1]) }
+        } else if tiles * tile <= WHOLE {
             Self::Whole
         } else {
             Self::Chunks(tiles.div_ceil((CACHE / tile).clamp(CHUNK[0], CHUNK[1])))
@@ -95,17 +88,16 @@ impl BackwardWeights {
     /// The weight gradient of the convolution of this geometry.
     pub fn new(isa: Isa, geometry: &Geometry) -> Self {
         let task = Task::backward_weights(geometry);
-        let cut = Cut::new(isa, &task);
-        let all = [task.sc, task.dc];
-        let (tiles, channels) = match cut {
-            Cut::Whole => (task.tiles(), all),
-            Cut::Chunks(chunks) => (task.tiles().div_ceil(chunks), all),
-            Cut::Parts { tiles, channels, .. } => (tiles, channels),
-        };
         // Whole panels: what lies beyond the last channel is never looked at.
-        let pitch = channels[1].next_multiple_of(2 * isa.lanes());
+        let pitch = task.dc.next_multiple_of(2 * isa.lanes());
         let pitch = if pitch.is_multiple_of(256) { pitch + 16 } else { pitch };
-        Self { sides: Sides::new(isa, task, tiles, channels), cut, rows: channels[0], pitch, flops: geometry.flops() }
+        let cut = Cut::new(&task, pitch);
+        let tiles = match cut {
+            Cut::Whole => task.tiles(),
+            Cut::Chunks(chunks) => task.tiles().div_ceil(chunks),
+            Cut::Parts { tiles, .. } => tiles,
+        };
+        Self { sides: Sides::new(isa, task, tiles), cut, pitch, flops: geometry.flops() }
     }
 
     /// Gradients that are to be added: a function of shape and level alone.
@@ -124,26 +116,12 @@ impl BackwardWeights {
 
     /// Channels of a block on either side.
     fn block(&self) -> [usize; 2] {
-        if let Cut::Parts { channels, .. } = self.cut { channels } else { [BLOCK * WIDTH, BLOCK * self.sides.width()] }
-    }
-
-    /// Blocks of channels.
-    fn blocks(&self) -> usize {
-        let (Task { sc, dc, .. }, block) = (self.sides.task, self.block());
-        sc.div_ceil(block[0]) * dc.div_ceil(block[1])
-    }
-
-    /// The channels of a block.
-    fn channels(&self, block: usize) -> [Range<usize>; 2] {
-        let (Task { sc, dc, .. }, [rows, columns]) = (self.sides.task, self.block());
-        let across = dc.div_ceil(columns);
-        let (row, column) = (block / across * rows, block % across * columns);
-        [row..sc.min(row + rows), column..dc.min(column + columns)]
+        [BLOCK * WIDTH, BLOCK * self.sides.width()]
     }
 
     /// Floats from one position to the next in the gradient by transformed weights.
     fn plane(&self) -> usize {
-        self.rows * self.pitch + 16
+        self.sides.task.sc * self.pitch + 16
     }
 
     fn what(&self, phase: usize) -> Phase {
@@ -157,12 +135,13 @@ impl BackwardWeights {
     }
 
     fn tasks_of(&self, phase: usize) -> usize {
+        let Task { sc, dc, .. } = self.sides.task;
         match self.what(phase) {
             Phase::Transform { chunk } => self.tiles(chunk).len().div_ceil(TILES),
             Phase::Multiply { .. } => POSITIONS * SPLITS,
-            Phase::Finish => self.sides.task.sc.div_ceil(ROWS),
-            Phase::Block => self.blocks(),
-            Phase::Part => self.parts() * self.blocks(),
+            Phase::Finish => sc.div_ceil(ROWS),
+            Phase::Block => sc.div_ceil(self.block()[0]) * dc.div_ceil(self.block()[1]),
+            Phase::Part => self.parts(),
         }
     }
 
@@ -238,7 +217,7 @@ impl Kernel for BackwardWeights {
                 Phase::Finish => self.finish(task, positions(), to()),
                 Phase::Block => self.block_of(task, positions(), to(), scratch),
                 Phase::Part => {
-                    let to = args.dst::<f32>(2).at(task / self.blocks() * len, len);
+                    let to = args.dst::<f32>(2).at(task * len, len);
                     self.part(task, operands, to, scratch);
                 }
             }
@@ -257,12 +236,12 @@ impl BackwardWeights {
         positions: *mut f32,
         zeros: *mut f32,
     ) {
-        let (tiles, Task { sc, dc, .. }) = (self.tiles(chunk), self.sides.task);
+        let tiles = self.tiles(chunk);
         let rows = task * TILES..((task + 1) * TILES).min(tiles.len());
         // SAFETY: the caller's word; scratch holds zeros for either side.
         unsafe {
             zeros.write_bytes(0, self.sides.zeros_len());
-            self.sides.transform((tiles.start + rows.start, rows), operands, [0..sc, 0..dc], zeros, positions);
+            self.sides.transform((tiles.start + rows.start, rows), operands, zeros, positions);
         }
     }
 
@@ -282,9 +261,11 @@ impl BackwardWeights {
     /// # Safety
     /// As [`Kernel::run`].
     unsafe fn block_of(&self, task: usize, positions: *const f32, to: *mut f32, scratch: *mut f32) {
-        let [rows, pitch] = self.block();
+        let (Task { sc, dc, .. }, [rows, pitch]) = (self.sides.task, self.block());
         let plane = rows * pitch + 16;
-        let channels = self.channels(task);
+        let across = dc.div_ceil(pitch);
+        let (row, column) = (task / across * rows, task % across * pitch);
+        let channels = [row..sc.min(row + rows), column..dc.min(column + pitch)];
         // SAFETY: scratch holds the sums of a block; its weights belong to this task.
         unsafe {
             for position in 0..POSITIONS {
@@ -297,25 +278,24 @@ impl BackwardWeights {
 
     /// # Safety
     /// As [`Kernel::run`].
-    unsafe fn part(&self, task: usize, operands: [*const f32; 2], to: *mut f32, scratch: *mut f32) {
+    unsafe fn part(&self, part: usize, operands: [*const f32; 2], to: *mut f32, scratch: *mut f32) {
         let sides = &self.sides;
         let Cut::Parts { parts, tiles: few, .. } = self.cut else { return };
-        let (tiles, channels) =
-            (share(task / self.blocks(), parts, sides.task.tiles()), self.channels(task % self.blocks()));
+        let tiles = share(part, parts, sides.task.tiles());
+        let channels = [0..sides.task.sc, 0..sides.task.dc];
         let zeros = scratch;
         let positions = zeros.wrapping_add(sides.zeros_len());
         let sums = positions.wrapping_add(sides.floats());
-        let own = channels.clone().map(|channels| 0..channels.len());
         // SAFETY: scratch holds zeros, the positions of a few tiles and the sums of all.
         unsafe {
             zeros.write_bytes(0, sides.zeros_len());
             for first in tiles.clone().step_by(few) {
                 let count = few.min(tiles.end - first);
-                sides.transform((first, 0..count), operands, channels.clone(), zeros, positions);
+                sides.transform((first, 0..count), operands, zeros, positions);
                 for position in 0..POSITIONS {
                     let to = sums.wrapping_add(position * self.plane());
                     let sums = Sums { to, pitch: self.pitch, add: first > tiles.start };
-                    sides.products(position, count, own.clone(), positions, sums);
+                    sides.products(position, count, channels.clone(), positions, sums);
                 }
             }
             self.back(channels, (sums, [self.plane(), self.pitch]), to);

@@ -12,8 +12,7 @@ use std::ops::Range;
 /// Source channels of a panel.
 pub const WIDTH: usize = 16;
 
-/// Places for the positions of some tiles and a block of channels: those of the source, then those of the gradients, in
-/// panels of channels.
+/// Places for the positions of some tiles: those of the source, then those of the gradients, in panels of channels.
 #[derive(Debug)]
 pub struct Sides {
     pub isa: Isa,
@@ -33,10 +32,10 @@ pub struct Sums {
 }
 
 impl Sides {
-    /// For so many tiles, and channels of either side.
-    pub fn new(isa: Isa, task: Task, tiles: usize, [sc, dc]: [usize; 2]) -> Self {
-        let source = Positions::in_panels(tiles, sc, WIDTH);
-        Self { isa, task, source, gradient: Positions::in_panels(tiles, dc, 2 * isa.lanes()) }
+    /// For so many tiles.
+    pub fn new(isa: Isa, task: Task, tiles: usize) -> Self {
+        let source = Positions::in_panels(tiles, task.sc, WIDTH);
+        Self { isa, task, source, gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()) }
     }
 
     /// Floats of all positions.
@@ -54,7 +53,7 @@ impl Sides {
         2 * self.isa.lanes()
     }
 
-    /// Transforms some channels of the pixels of the tiles from number `first` on to `rows` of the positions `to`.
+    /// Transforms the pixels of the tiles from number `first` on to `rows` of the positions `to`.
     ///
     /// # Safety
     /// The operands are those of the task, `zeros` are as many as wanted; the rows are writable.
@@ -62,7 +61,6 @@ impl Sides {
         &self,
         (first, rows): (usize, Range<usize>),
         [src, diff_dst]: [*const f32; 2],
-        [of_source, of_gradient]: [Range<usize>; 2],
         zeros: *const f32,
         to: *mut f32,
     ) {
@@ -74,9 +72,9 @@ impl Sides {
             // SAFETY: the caller's word.
             unsafe {
                 let to = to.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, [tile, next], (src, of_source.clone()), zeros, to, &self.source);
+                transform_source(isa, of, [tile, next], src, zeros, to, &self.source);
                 let to = gradients.wrapping_add(row * self.gradient.pitch);
-                transform_gradient(isa, of, [tile, next], (diff_dst, of_gradient.clone()), zeros, to, &self.gradient);
+                transform_gradient(isa, of, [tile, next], diff_dst, zeros, to, &self.gradient);
             }
             tile = next;
         }

@@ -4,7 +4,6 @@ use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform
 use super::{Task, Tile};
 use crate::simd::{Simd, dispatch::multiversion};
 use std::hint::black_box;
-use std::ops::Range;
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
 /// `q·plane + p·panel + t·pitch + c`.
@@ -189,13 +188,12 @@ multiversion! {
 }
 
 impl Square {
-    /// The square of `side` pixels from `first` on, row and column, of an image of `size` pixels at `image`, which is its
-    /// first pixel's first channel that counts; `channels` are those that do, and all.
+    /// The square of `side` pixels from `first` on, row and column, of an image of `size` pixels at `image`.
     fn new(
         side: usize,
         image: *const f32,
         size: [usize; 2],
-        [channels, all]: [usize; 2],
+        channels: usize,
         first: [isize; 2],
         zeros: *const f32,
     ) -> Self {
@@ -204,8 +202,8 @@ impl Square {
             [until(0), until(size[axis] as isize)]
         };
         let ([above, below], columns) = (inside(0), inside(1));
-        let pitch = [all, size[1] * all];
-        let start = image.wrapping_offset(first[0] * pitch[1] as isize + first[1] * all as isize);
+        let pitch = [channels, size[1] * channels];
+        let start = image.wrapping_offset(first[0] * pitch[1] as isize + first[1] * channels as isize);
         let mut rows = [zeros; IN];
         for (y, row) in rows.iter_mut().enumerate().take(below).skip(above) {
             *row = start.wrapping_add(y * pitch[1]);
@@ -225,17 +223,16 @@ pub fn zeros_len(task: &Task) -> usize {
     (task.side() * task.sc).max(task.out * task.dc).next_multiple_of(16)
 }
 
-/// Transforms some channels of the source pixels of a tile to `to`, the place of the first one's first position, and asks for
-/// those of the `next`.
+/// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
 ///
 /// # Safety
-/// `src` is the whole source of `task`, which has the channels; `zeros` are as many zeros as a row of a tile has floats ([`zeros_len`]); the
+/// `src` is the whole source of `task`, `zeros` are as many zeros as a row of a tile has floats ([`zeros_len`]); the
 /// positions are writable.
 pub unsafe fn transform_source(
     isa: crate::simd::Isa,
     task: &Task,
     [tile, next]: [Tile; 2],
-    (src, channels): (*const f32, Range<usize>),
+    src: *const f32,
     zeros: *const f32,
     to: *mut f32,
     places: &Positions,
@@ -244,8 +241,7 @@ pub unsafe fn transform_source(
     let (size, image) = ([task.sh, task.sw], task.sh * task.sw * task.sc);
     // Of the next, what this one and the tiles above do not read.
     let ahead = first(next).map(|at| at + (task.kernel - 1) as isize);
-    let (src, count) = (src.wrapping_add(channels.start), [channels.len(), task.sc]);
-    let square = Square::new(task.side(), src.wrapping_add(tile.image * image), size, count, first(tile), zeros)
+    let square = Square::new(task.side(), src.wrapping_add(tile.image * image), size, task.sc, first(tile), zeros)
         .asking(src.wrapping_add(next.image * image), ahead);
     let source = match (task.kernel, task.out) {
         (3, 4) => source_4,
@@ -256,25 +252,24 @@ pub unsafe fn transform_source(
     unsafe { source(isa, &square, to, places) };
 }
 
-/// Transforms some channels of the gradients by the results of a tile to `to`, the place of the first one's first position,
-/// and asks for those of the `next`.
+/// Transforms the gradients by the results of a tile to `to`, the place of its first position, and asks for those of the
+/// `next`.
 ///
 /// # Safety
-/// `diff_dst` is the whole gradient by the results of `task`, which have the channels; `zeros` are as many zeros as a row of a tile has floats
+/// `diff_dst` is the whole gradient by the results of `task`, `zeros` are as many zeros as a row of a tile has floats
 /// ([`zeros_len`]); the positions are writable.
 pub unsafe fn transform_gradient(
     isa: crate::simd::Isa,
     task: &Task,
     [tile, next]: [Tile; 2],
-    (diff_dst, channels): (*const f32, Range<usize>),
+    diff_dst: *const f32,
     zeros: *const f32,
     to: *mut f32,
     places: &Positions,
 ) {
     let first = |tile: Tile| [tile.y as isize, tile.x as isize];
     let (size, image) = ([task.dh, task.dw], task.dh * task.dw * task.dc);
-    let (diff_dst, count) = (diff_dst.wrapping_add(channels.start), [channels.len(), task.dc]);
-    let square = Square::new(task.out, diff_dst.wrapping_add(tile.image * image), size, count, first(tile), zeros)
+    let square = Square::new(task.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), zeros)
         .asking(diff_dst.wrapping_add(next.image * image), first(next));
     let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
     // SAFETY: the caller's word.

@@ -119,7 +119,7 @@ impl Product {
             // SAFETY: the caller's word.
             unsafe {
                 let to = to.wrapping_add(row * places.pitch);
-                transform_source(self.isa, &self.task, [tile, next], (src, 0..self.task.sc), zeros, to, &places);
+                transform_source(self.isa, &self.task, [tile, next], src, zeros, to, &places);
             }
             tile = next;
         }
