@@ -21,26 +21,31 @@ TOLERANCE = 1e-4
 """Largest error relative to the largest result: what the package promises for all schemes."""
 USUAL = 2e-5
 """The same for numbers of one order of magnitude."""
-Shape = tuple[int, int, int, int, int, int, Any]
-"""(kernel, n, h, w, in, out, padding)."""
+Shape = tuple[int, int, int, int, int, int, int, Any]
+"""(kernel, stride, n, h, w, in, out, padding)."""
 # Tiles that fit, tiles over the edge, vectors that fit, tails, padding on any side.
 SHAPES: list[Shape] = [
-    (3, 1, 16, 16, 32, 32, 1),
-    (3, 2, 17, 19, 40, 33, 1),
-    (3, 2, 15, 18, 64, 96, (0, 2)),
-    (3, 1, 30, 30, 33, 65, ((2, 0), (1, 2))),
-    (3, 5, 7, 7, 128, 64, 1),
-    (3, 16, 3, 5, 48, 80, "same"),
-    (3, 1, 66, 65, 36, 32, 0),
-    (3, 1, 7, 7, 128, 64, 1),
-    (3, 2, 7, 8, 33, 65, ((2, 0), (1, 2))),
-    (3, 1, 11, 10, 70, 40, 0),
-    (5, 1, 8, 8, 32, 32, 2),
-    (5, 1, 27, 27, 64, 192, 2),
-    (5, 2, 11, 14, 40, 33, (0, 4)),
-    (5, 1, 15, 12, 33, 65, ((4, 0), (1, 3))),
-    (5, 5, 5, 6, 128, 64, "same"),
-    (5, 1, 36, 35, 36, 32, 0),
+    (3, 1, 1, 16, 16, 32, 32, 1),
+    (3, 1, 2, 17, 19, 40, 33, 1),
+    (3, 1, 2, 15, 18, 64, 96, (0, 2)),
+    (3, 1, 1, 30, 30, 33, 65, ((2, 0), (1, 2))),
+    (3, 1, 5, 7, 7, 128, 64, 1),
+    (3, 1, 16, 3, 5, 48, 80, "same"),
+    (3, 1, 1, 66, 65, 36, 32, 0),
+    (3, 1, 1, 7, 7, 128, 64, 1),
+    (3, 1, 2, 7, 8, 33, 65, ((2, 0), (1, 2))),
+    (3, 1, 1, 11, 10, 70, 40, 0),
+    (5, 1, 1, 8, 8, 32, 32, 2),
+    (5, 1, 1, 27, 27, 64, 192, 2),
+    (5, 1, 2, 11, 14, 40, 33, (0, 4)),
+    (5, 1, 1, 15, 12, 33, 65, ((4, 0), (1, 3))),
+    (5, 1, 5, 5, 6, 128, 64, "same"),
+    (5, 1, 1, 36, 35, 36, 32, 0),
+    (3, 2, 1, 28, 28, 64, 64, 1),
+    (3, 2, 2, 17, 19, 70, 65, 1),
+    (3, 2, 3, 14, 15, 96, 70, ((1, 0), (1, 2))),
+    (3, 2, 9, 5, 4, 64, 128, 1),
+    (3, 2, 3, 14, 14, 64, 96, 1),
 ]
 
 
@@ -49,35 +54,47 @@ def relative(actual: Any, expected: Any) -> float:
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
 
 
-def errors(x: Any, weight: Any, grad: Any, padding: Any) -> list[float]:
+def errors(x: Any, weight: Any, grad: Any, padding: Any, stride: int = 1) -> list[float]:
     """The errors of output, data gradient and weight gradient."""
-    how = {"stride": 1, "padding": padding, "dilation": 1, "groups": 1}
+    how = {"stride": stride, "padding": padding, "dilation": 1, "groups": 1}
     return [
-        relative(F.conv2d(x, weight, padding=padding), oracle.conv2d(x, weight, None, **how)),
-        relative(
-            F.conv2d_backward_data(grad, weight, x.shape, padding=padding),
-            oracle.conv2d_backward_data(grad, weight, x.shape, **how),
-        ),
-        relative(
-            F.conv2d_backward_weights(x, grad, len(weight), padding=padding)[0],
-            oracle.conv2d_backward_weights(x, grad, weight.shape[:2], **how)[0],
-        ),
+        relative(fast, exact)
+        for fast, exact in zip(
+            passes(x, weight, grad, padding, stride),
+            (
+                oracle.conv2d(x, weight, None, **how),
+                oracle.conv2d_backward_data(grad, weight, x.shape, **how),
+                oracle.conv2d_backward_weights(x, grad, weight.shape[:2], **how)[0],
+            ),
+            strict=True,
+        )
+    ]
+
+
+def passes(x: Any, weight: Any, grad: Any, padding: Any, stride: int) -> list[Any]:
+    """Output, data gradient and weight gradient."""
+    return [
+        F.conv2d(x, weight, stride=stride, padding=padding),
+        F.conv2d_backward_data(grad, weight, x.shape, stride=stride, padding=padding),
+        F.conv2d_backward_weights(x, grad, len(weight), stride=stride, padding=padding)[0],
     ]
 
 
 def operands(shape: Shape, seed: int = 0) -> tuple[Any, Any, Any]:
     """Input, weight and gradient of a shape."""
-    kernel, n, h, w, ic, oc, padding = shape
+    kernel, stride, n, h, w, ic, oc, padding = shape
     x, weight = real(n, h, w, ic, seed=seed), real(kernel, kernel, ic, oc, seed=seed + 1)
-    return x, weight, real(*F.conv2d(x, weight, padding=padding, algorithm="direct").shape, seed=seed + 2)
+    out = F.conv2d(x, weight, stride=stride, padding=padding, algorithm="direct")
+    return x, weight, real(*out.shape, seed=seed + 2)
 
 
 def chosen(shape: Shape, **arguments: Any) -> bool:
     """Whether a layer of that shape is computed by transformed tiles."""
-    kernel, n, h, w, ic, oc, padding = shape
-    layer = nn.Conv2d(ic, oc, kernel, padding=padding, **arguments)
+    kernel, stride, n, h, w, ic, oc, padding = shape
+    layer = nn.Conv2d(ic, oc, kernel, stride=stride, padding=padding, **arguments)
     text = layer.explain((n, h, w, ic))
-    return any(f"conv_winograd_{scheme}_" in text for scheme in (("f4", "f2") if kernel == 3 else ("f2k5",)))
+    schemes = {(3, 1): ("f4", "f2"), (3, 2): ("f2s2",), (5, 1): ("f2k5",)}.get((kernel, stride), ())
+    return any(f"conv_winograd_{scheme}_" in text for scheme in schemes)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -85,26 +102,30 @@ def chosen(shape: Shape, **arguments: Any) -> bool:
 def test_error(shape: Shape) -> None:
     """Against double precision, in all directions."""
     assert chosen(shape)
-    assert max(errors(*operands(shape), shape[-1])) <= USUAL
+    assert max(errors(*operands(shape), shape[-1], shape[1])) <= USUAL
 
 
 @given(data=st.data())
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2)])
 @pytest.mark.usefixtures("isa")
-def test_any_shape(kernel: int, data: st.DataObject) -> None:
+def test_any_shape(kernel: int, stride: int, data: st.DataObject) -> None:
     """Also of shapes too small for tiles, which go the direct way."""
-    n, side, channels, pad = (st.integers(*ends) for ends in ((1, 9), (kernel, 22), (32, 70), (0, kernel - 1)))
+    most = 70 if stride == 1 else 100
+    n, side, channels, pad = (st.integers(*ends) for ends in ((1, 9), (kernel, 22), (32, most), (0, kernel - 1)))
     padding = data.draw(st.tuples(*[st.tuples(pad, pad)] * 2), "padding")
     n, h, w, ic, oc = data.draw(st.tuples(n, side, side, channels, channels), "n, h, w, ic, oc")
-    assert max(errors(*operands((kernel, n, h, w, ic, oc, padding)), padding)) <= USUAL
+    assert max(errors(*operands((kernel, stride, n, h, w, ic, oc, padding)), padding, stride)) <= USUAL
 
 
 @pytest.mark.parametrize("kind", ["offset", "outlier", "image", "channels of different sizes"])
-@pytest.mark.parametrize(("kernel", "size"), [(3, (2, 18, 21)), (3, (2, 7, 8)), (5, (2, 18, 21))])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"),
+    [(3, 1, (2, 18, 21)), (3, 1, (2, 7, 8)), (5, 1, (2, 18, 21)), (3, 2, (2, 24, 21))],
+)
 @pytest.mark.usefixtures("isa")
-def test_adversarial_inputs(kernel: int, size: tuple[int, int, int], kind: str) -> None:
+def test_adversarial_inputs(kernel: int, stride: int, size: tuple[int, int, int], kind: str) -> None:
     """A large common offset, one value far from all others, a picture after relu, channels of very different sizes."""
-    shape = (kernel, *size, 64, 64, kernel // 2)
+    shape = (kernel, stride, *size, 64, 64, kernel // 2)
     assert chosen(shape)
     x, weight, grad = operands(shape)
     if kind == "offset":
@@ -115,7 +136,7 @@ def test_adversarial_inputs(kernel: int, size: tuple[int, int, int], kind: str) 
         x, weight = np.maximum(x, 0), abs(weight)
     else:
         x, grad = (array * np.float32(10) ** np.arange(-32, 32).astype(np.float32).clip(-6, 6) for array in (x, grad))
-    assert max(errors(x, weight, grad, kernel // 2)) <= TOLERANCE
+    assert max(errors(x, weight, grad, kernel // 2, stride)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("activation", [None, nn.ReLU, nn.Tanh, nn.SiLU])
@@ -146,36 +167,38 @@ class direct:  # noqa: N801
 @pytest.mark.parametrize(
     "shape",
     [
-        (3, 3, 20, 20, 64, 96, 1),
-        (3, 2, 7, 7, 256, 256, 1),
-        (3, 16, 4, 4, 40, 33, 1),
-        (5, 5, 27, 27, 64, 192, 2),
-        (5, 1, 13, 14, 40, 33, 2),
+        (3, 1, 3, 20, 20, 64, 96, 1),
+        (3, 1, 2, 7, 7, 256, 256, 1),
+        (3, 1, 16, 4, 4, 40, 33, 1),
+        (5, 1, 5, 27, 27, 64, 192, 2),
+        (5, 1, 1, 13, 14, 40, 33, 2),
+        (3, 2, 1, 27, 28, 64, 96, 1),
+        (3, 2, 4, 28, 28, 128, 256, 1),
     ],
     ids=str,
 )
 @pytest.mark.usefixtures("isa")
 def test_bits_do_not_depend_on_threads(shape: Shape, assert_deterministic: Callable[..., None]) -> None:
     """Blocks, chunks and parts are fixed by the shape."""
-    x, weight, grad = operands(shape)
-    kernel, padding = shape[0], shape[-1]
-    assert_deterministic(
-        lambda: [
-            F.conv2d(x, weight, padding=padding),
-            F.conv2d_backward_data(grad, weight, x.shape, padding=padding),
-            *F.conv2d_backward_weights(x, grad, kernel, padding=padding),
-        ]
-    )
+    assert chosen(shape)
+    operands_of = operands(shape)
+    assert_deterministic(lambda: passes(*operands_of, shape[-1], shape[1]))
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2)])
 @pytest.mark.usefixtures("isa")
-def test_an_image_gets_the_same_bits_in_any_batch(kernel: int) -> None:
+def test_an_image_gets_the_same_bits_in_any_batch(kernel: int, stride: int) -> None:
     """Where its tiles lie in the blocks does not matter."""
-    x, weight = real(9, 16, 16, 40), real(kernel, kernel, 40, 48)
-    whole = F.conv2d(x, weight, padding=kernel // 2)
+    size, channels = 16 * stride, 40 * stride
+    assert chosen((kernel, stride, 1, size, size, channels, 80, kernel // 2))
+    x, weight = real(9, size, size, channels), real(kernel, kernel, channels, 80)
+
+    def convolved(x: Any) -> Any:
+        return F.conv2d(x, weight, stride=stride, padding=kernel // 2)
+
+    whole = convolved(x)
     for start, stop in ((0, 1), (1, 3), (3, 9)):
-        assert_same_bits(F.conv2d(x[start:stop], weight, padding=kernel // 2), whole[start:stop])
+        assert_same_bits(convolved(x[start:stop]), whole[start:stop])
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf])
@@ -191,7 +214,7 @@ def test_special_values_spread_over_their_tiles_only(
 ) -> None:
     """NaN and infinities make NaN of all results of the tiles that have them inside; what reads none keeps its bits."""
     x, weight = real(1, size, size, 32), real(kernel, kernel, 32, 32)
-    assert chosen((kernel, 1, size, size, 32, 32, kernel // 2))
+    assert chosen((kernel, 1, 1, size, size, 32, 32, kernel // 2))
     clean = F.conv2d(x, weight, padding=kernel // 2)
     x[0, 5, 6, 3] = special
     touched = F.conv2d(x, weight, padding=kernel // 2)
@@ -203,24 +226,55 @@ def test_special_values_spread_over_their_tiles_only(
     assert_same_bits(touched, clean)
 
 
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+@pytest.mark.usefixtures("isa")
+def test_special_values_with_stride_2(special: float) -> None:
+    """Results that read the pixel are not finite, all others keep their bits."""
+    x, weight = real(1, 16, 16, 64), real(3, 3, 64, 64)
+    assert chosen((3, 2, 1, 16, 16, 64, 64, 1))
+    clean = F.conv2d(x, weight, stride=2, padding=1)
+    x[0, 5, 6, 3] = special
+    touched = F.conv2d(x, weight, stride=2, padding=1)
+    # Result y reads the lines 2y - 1 to 2y + 1.
+    readers = (0, slice(2, 4), slice(3, 4))
+    assert not np.isfinite(touched[readers]).any()
+    touched[readers] = clean[readers]
+    assert_same_bits(touched, clean)
+
+
 def test_the_rule_looks_at_shape_and_permission_only(restore_threads: None) -> None:
     """Kernel, stride, dilation, groups, channels and tiles; never at the number of threads."""
     for kernel in (3, 5):
         small, few, most = 8 if kernel == 5 else 7, 6 if kernel == 5 else 5, kernel - 1
-        shape = (kernel, 1, small, small, 32, 32, kernel // 2)
+        shape = (kernel, 1, 1, small, small, 32, 32, kernel // 2)
         for threads in (1, 2, 5):
             cnnrs.set_num_threads(threads)
             assert chosen(shape)
-        for arguments in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"algorithm": "direct"}):
-            assert not chosen((kernel, 4, *shape[2:]), **arguments)
+        for arguments in ({"dilation": 2}, {"groups": 2}, {"algorithm": "direct"}):
+            assert not chosen((kernel, 1, 4, *shape[3:]), **arguments)
+        assert not chosen((kernel, 2, 4, *shape[3:]))
         for ic, oc in ((31, 32), (32, 31)):
-            assert not chosen((kernel, 1, 16, 16, ic, oc, kernel // 2))
-        assert not chosen((kernel, 1, few, few, 32, 32, kernel // 2))
-        assert chosen((kernel, 1, 16, 16, 32, 32, most))
-        assert not chosen((kernel, 1, 16, 16, 32, 32, most + 1))
+            assert not chosen((kernel, 1, 1, 16, 16, ic, oc, kernel // 2))
+        assert not chosen((kernel, 1, 1, few, few, 32, 32, kernel // 2))
+        assert chosen((kernel, 1, 1, 16, 16, 32, 32, most))
+        assert not chosen((kernel, 1, 1, 16, 16, 32, 32, most + 1))
         with direct():
             assert not chosen(shape)
-    assert not chosen((7, 1, 16, 16, 32, 32, 3))
+    assert not chosen((7, 1, 1, 16, 16, 32, 32, 3))
+
+
+def test_the_rule_with_stride_2() -> None:
+    """3x3 with padding 1 before, 64 channels; where a quarter of the tiles' results is none, few of these only."""
+    assert chosen((3, 2, 1, 14, 14, 64, 64, 1))
+    for n, h, w, ic, oc, padding in ((1, 14, 14, 63, 64, 1), (1, 14, 14, 64, 63, 1), (1, 14, 14, 64, 64, 0)):
+        assert not chosen((3, 2, n, h, w, ic, oc, padding))
+    assert chosen((3, 2, 1, 13, 14, 64, 64, ((1, 0), (1, 2))))
+    assert not chosen((3, 2, 1, 10, 12, 64, 64, 1))
+    assert not chosen((3, 3, 1, 30, 30, 64, 64, 1))
+    assert not chosen((3, 2, 1, 28, 28, 64, 64, 1), algorithm="direct")
+    assert chosen((3, 2, 8, 14, 14, 64, 64, 1))
+    assert not chosen((3, 2, 9, 14, 14, 64, 64, 1))
+    assert chosen((3, 2, 9, 16, 16, 64, 64, 1))
 
 
 def test_reasons_are_explained() -> None:

@@ -108,6 +108,8 @@ fn of_transformed_tiles() {
                 assert!(winograd(isa, &geometry(3, 1, 5, [21, 26], [32, 70, 1]), kept, offset));
                 assert!(winograd(isa, &geometry(3, 1, 2, [7, 8], [40, 33, 1]), kept, offset));
                 assert!(winograd(isa, &geometry(5, 1, 3, [15, 14], [33, 36, 1]), kept, offset));
+                assert!(winograd(isa, &geometry(3, 2, 3, [25, 28], [33, 36, 1]), kept, offset));
+                assert!(winograd(isa, &geometry(3, 2, 3, [35, 38], [65, 40, 1]), kept, offset));
             }
         }
     }
@@ -159,7 +161,7 @@ proptest! {
         let shape = geometry(kernel, stride, n, [size.0, size.1], [channels.0, channels.1, 1]);
         for isa in Isa::available() {
             direct(isa, shape, offset);
-            if stride == 1 && kernel > 1 {
+            if kernel == 3 || stride == 1 && kernel > 1 {
                 winograd(isa, &shape, true, offset);
             }
         }

@@ -164,6 +164,8 @@ fn of_transformed_tiles() {
             assert!(winograd(isa, &geometry(3, 1, 5, [21, 26], [70, 32, 1]), kept));
             assert!(winograd(isa, &geometry(3, 1, 2, [7, 8], [33, 40, 1]), kept));
             assert!(winograd(isa, &geometry(5, 1, 3, [15, 14], [36, 33, 1]), kept));
+            assert!(winograd(isa, &geometry(3, 2, 3, [25, 28], [36, 33, 1]), kept));
+            assert!(winograd(isa, &geometry(3, 2, 3, [67, 70], [40, 65, 1]), kept));
         }
     }
 }
@@ -191,7 +193,7 @@ proptest! {
         let shape = geometry(kernel, stride, n, [size.0, size.1], [channels.0, channels.1, 1]);
         for isa in Isa::available() {
             direct(isa, shape);
-            if stride == 1 && kernel > 1 {
+            if kernel == 3 || stride == 1 && kernel > 1 {
                 winograd(isa, &shape, true);
             }
         }

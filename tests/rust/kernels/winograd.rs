@@ -24,7 +24,16 @@ struct Case {
 
 impl Case {
     fn new(kernel: usize, n: usize, input: [usize; 2], ic: usize, oc: usize, pad: [[usize; 2]; 2]) -> Self {
-        let window = Window2d { kernel: [kernel; 2], stride: [1; 2], dilation: [1; 2], pad };
+        Self::of(Window2d { kernel: [kernel; 2], stride: [1; 2], dilation: [1; 2], pad }, n, input, ic, oc)
+    }
+
+    /// 3×3 with stride 2 and the padding that there are tiles for, of which `end` is that behind the last pixel.
+    fn strided(n: usize, input: [usize; 2], ic: usize, oc: usize, end: [usize; 2]) -> Self {
+        let window = Window2d { kernel: [3; 2], stride: [2; 2], dilation: [1; 2], pad: end.map(|end| [1, end]) };
+        Self::of(window, n, input, ic, oc)
+    }
+
+    fn of(window: Window2d, n: usize, input: [usize; 2], ic: usize, oc: usize) -> Self {
         let geometry = Geometry::new(n, input, ic, oc, 1, window).unwrap();
         Self {
             src: values(1, geometry.src_len()),
@@ -115,6 +124,10 @@ fn common_layers() {
     Case::new(5, 1, [27, 27], 64, 96, [[2; 2]; 2]).check();
     Case::new(5, 5, [7, 7], 40, 64, [[2; 2]; 2]).check();
     Case::new(5, 1, [12, 15], 40, 33, [[0, 3], [4, 1]]).check();
+    Case::strided(2, [28, 28], 64, 96, [1; 2]).check();
+    Case::strided(5, [14, 14], 64, 64, [1; 2]).check();
+    Case::strided(1, [21, 18], 40, 33, [0, 2]).check();
+    Case::strided(12, [28, 28], 32, 33, [1; 2]).check();
 }
 
 /// Many tiles of few channels, which are cut into parts.
@@ -125,6 +138,8 @@ fn parts_of_a_weight_gradient() {
     }
     Case::new(3, 13, [17, 16], 33, 65, [[0, 1], [2, 1]]).check();
     Case::new(5, 3, [14, 13], 70, 40, [[2; 2]; 2]).check();
+    Case::strided(3, [27, 26], 64, 65, [1; 2]).check();
+    Case::strided(13, [17, 16], 33, 100, [0, 2]).check();
     let cut = |channels, n| {
         let Case { geometry, .. } = Case::new(3, n, [27, 26], channels, 64, [[1; 2]; 2]);
         Isa::available().iter().map(|&isa| BackwardWeights::new(isa, &geometry).parts()).collect::<Vec<_>>()
@@ -140,6 +155,7 @@ fn every_tail_of_channels() {
         Case::new(3, 1, [13, 15], channels, 98 - channels, [[1; 2]; 2]).check();
         Case::new(3, 1, [7, 8], channels, 98 - channels, [[1; 2]; 2]).check();
         Case::new(5, 1, [7, 8], channels, 98 - channels, [[2; 2]; 2]).check();
+        Case::strided(1, [13, 15], channels, 98 - channels, [1; 2]).check();
     }
 }
 
@@ -149,6 +165,7 @@ fn every_tail_of_tiles() {
         Case::new(3, 1, [size, 33 - size], 33, 34, [[1; 2]; 2]).check();
         Case::new(3, 1, [size - 10, 24 - size], 33, 34, [[1; 2]; 2]).check();
         Case::new(5, 1, [size - 6, 27 - size], 33, 34, [[2; 2]; 2]).check();
+        Case::strided(1, [size, 33 - size], 33, 34, [1; 2]).check();
     }
 }
 
@@ -168,6 +185,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_shape_with_stride_2(
+        n in 1usize..9,
+        input in (2usize..30, 2usize..30),
+        channels in (1usize..50, 1usize..50),
+        end in (0usize..3, 0usize..3),
+    ) {
+        Case::strided(n, [input.0, input.1], channels.0, channels.1, [end.0, end.1]).check();
+    }
+}
+
 #[test]
 fn the_rule_gives_its_reasons() {
     let geometry = |kernel: usize, size: usize, channels: usize, stride: usize, pad: usize| {
@@ -177,7 +208,18 @@ fn the_rule_gives_its_reasons() {
     let reason = |geometry| refusal(Algorithm::Auto, &geometry).unwrap_or_default();
     assert_eq!(reason(geometry(3, 16, 32, 1, 1)), "");
     assert_eq!(refusal(Algorithm::Direct, &geometry(3, 16, 32, 1, 1)).unwrap(), "algorithm is direct");
-    assert_eq!(reason(geometry(3, 16, 32, 2, 1)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
+    assert_eq!(reason(geometry(3, 16, 64, 2, 1)), "");
+    assert_eq!(reason(geometry(3, 16, 63, 2, 1)), "fewer than 64 channels");
+    assert_eq!(reason(geometry(3, 14, 64, 2, 1)), "");
+    assert_eq!(
+        refusal_of_weights(Algorithm::Auto, &geometry(3, 14, 64, 2, 1)).unwrap(),
+        "tiles of 64 results for 49, more than a fifth too many"
+    );
+    for (stride, pad) in [(2, 0), (2, 2), (3, 1)] {
+        let reason = reason(geometry(3, 16, 64, stride, pad));
+        assert_eq!(reason, "neither stride 1 nor 3x3 with stride 2 and padding 1");
+    }
+    assert_eq!(reason(geometry(5, 16, 64, 2, 2)), "neither stride 1 nor 3x3 with stride 2 and padding 1");
     assert_eq!(reason(geometry(3, 16, 32, 1, 3)), "padding above 2");
     assert_eq!(reason(geometry(3, 16, 31, 1, 1)), "fewer than 32 channels");
     assert_eq!(reason(geometry(3, 12, 32, 1, 1)), "");
@@ -186,5 +228,5 @@ fn the_rule_gives_its_reasons() {
     assert_eq!(reason(geometry(5, 16, 32, 1, 4)), "");
     assert_eq!(reason(geometry(5, 16, 32, 1, 5)), "padding above 4");
     assert_eq!(reason(geometry(5, 6, 32, 1, 2)), "9 tiles, fewer than 12");
-    assert_eq!(reason(geometry(7, 16, 32, 1, 3)), "not 3x3 or 5x5 with stride 1, dilation 1 and one group");
+    assert_eq!(reason(geometry(7, 16, 32, 1, 3)), "not 3x3 or 5x5 with dilation 1 and one group");
 }

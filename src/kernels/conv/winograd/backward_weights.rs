@@ -4,7 +4,6 @@
 //! form, and that is transformed back. How the work is [`Cut`] depends on the shape only, sums are added in order.
 
 use super::sides::{Sides, Sums, WIDTH};
-use super::transform::POSITIONS;
 use super::{Geometry, Task};
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::{Kernel, share};
@@ -22,7 +21,7 @@ const CACHE: usize = 6 << 20;
 const CHUNK: [usize; 2] = [64, 256];
 /// Tiles that one task transforms.
 const TILES: usize = 4;
-/// Tasks that share the channels of a position.
+/// Tasks that share the channels of a transformed weight.
 const SPLITS: usize = 2;
 /// Source channels that one task transforms back.
 const ROWS: usize = 8;
@@ -38,8 +37,8 @@ const PARTS: [usize; 2] = [16, 64];
 enum Cut {
     /// All tiles are transformed, then a task takes a block of channels through all positions and back.
     Whole,
-    /// Tiles are taken in chunks whose positions stay in the last-level cache; every position's product over a chunk's tiles
-    /// is added to sums in memory, which are transformed back at the end.
+    /// Tiles are taken in chunks whose positions stay in the last-level cache; products over a chunk's tiles are added to sums
+    /// in memory, which are transformed back at the end.
     Chunks(usize),
     /// Every part of the tiles has sums of its own, and makes a gradient: a task takes its tiles through all stages in its
     /// core's cache, so many at a time.
@@ -70,9 +69,9 @@ enum Phase {
 impl Cut {
     /// For a task whose sums have rows of `pitch` floats.
     fn new(task: &Task, pitch: usize) -> Self {
-        let (tiles, position) = (task.tiles(), POSITIONS * size_of::<f32>());
-        let tile = position * (task.sc + task.dc);
-        let few = ROOM.saturating_sub(position * task.sc * pitch) / tile;
+        let tiles = task.tiles();
+        let tile = task.positions() * (task.sc + task.dc) * size_of::<f32>();
+        let few = ROOM.saturating_sub(task.weights() * task.sc * pitch * size_of::<f32>()) / tile;
         let parts = (tiles / PARTS[1]).checked_ilog2().map_or(0, |log| PARTS[0].min(1 << log));
         if parts > 1 && few >= FEW[0] {
             Self::Parts { parts, tiles: few.min(FEW[1]) }
@@ -109,7 +108,7 @@ impl BackwardWeights {
     pub fn positions_len(&self) -> usize {
         match self.cut {
             Cut::Whole => self.sides.floats(),
-            Cut::Chunks(_) => self.sides.floats() + POSITIONS * self.plane(),
+            Cut::Chunks(_) => self.sides.floats() + self.sides.task.weights() * self.plane(),
             Cut::Parts { .. } => 0,
         }
     }
@@ -119,7 +118,7 @@ impl BackwardWeights {
         [BLOCK * WIDTH, BLOCK * self.sides.width()]
     }
 
-    /// Floats from one position to the next in the gradient by transformed weights.
+    /// Floats from one transformed weight to the next in the gradient by them.
     fn plane(&self) -> usize {
         self.sides.task.sc * self.pitch + 16
     }
@@ -138,7 +137,7 @@ impl BackwardWeights {
         let Task { sc, dc, .. } = self.sides.task;
         match self.what(phase) {
             Phase::Transform { chunk } => self.tiles(chunk).len().div_ceil(TILES),
-            Phase::Multiply { .. } => POSITIONS * SPLITS,
+            Phase::Multiply { .. } => self.sides.task.weights() * SPLITS,
             Phase::Finish => sc.div_ceil(ROWS),
             Phase::Block => sc.div_ceil(self.block()[0]) * dc.div_ceil(self.block()[1]),
             Phase::Part => self.parts(),
@@ -157,7 +156,7 @@ impl Kernel for BackwardWeights {
         let parts = if self.parts() > 1 { "_parts" } else { "" };
         format!(
             "conv_winograd_backward_weights_{}{parts}_{}x{}_{}",
-            task.scheme(),
+            task.scheme.name,
             tile_rows(*isa, 2),
             2 * isa.lanes(),
             isa.name()
@@ -183,11 +182,11 @@ impl Kernel for BackwardWeights {
 
     fn scratch(&self) -> usize {
         let zeros = self.sides.zeros_len();
-        let [rows, pitch] = self.block();
+        let ([rows, pitch], weights) = (self.block(), self.sides.task.weights());
         let floats = match self.cut {
-            Cut::Whole => zeros.max(POSITIONS * (rows * pitch + 16)),
+            Cut::Whole => zeros.max(weights * (rows * pitch + 16)),
             Cut::Chunks(_) => zeros,
-            Cut::Parts { .. } => zeros + self.sides.floats() + POSITIONS * self.plane(),
+            Cut::Parts { .. } => zeros + self.sides.floats() + weights * self.plane(),
         };
         floats * size_of::<f32>()
     }
@@ -248,14 +247,14 @@ impl BackwardWeights {
     /// # Safety
     /// As [`Kernel::run`].
     unsafe fn multiply(&self, chunk: usize, task: usize, positions: *mut f32) {
-        let (position, split) = (task / SPLITS, task % SPLITS);
+        let (weight, split) = (task / SPLITS, task % SPLITS);
         let Task { sc, dc, .. } = self.sides.task;
         let panels = share(split, SPLITS, sc.div_ceil(WIDTH));
         let channels = [panels.start * WIDTH..sc.min(panels.end * WIDTH), 0..dc];
-        let start = self.sides.floats() + position * self.plane() + channels[0].start * self.pitch;
+        let start = self.sides.floats() + weight * self.plane() + channels[0].start * self.pitch;
         let sums = Sums { to: positions.wrapping_add(start), pitch: self.pitch, add: chunk > 0 };
         // SAFETY: positions hold a chunk's tiles; the sums of these channels belong to this task.
-        unsafe { self.sides.products(position, self.tiles(chunk).len(), channels, positions, sums) };
+        unsafe { self.sides.products(weight, self.tiles(chunk).len(), &channels, positions, sums) };
     }
 
     /// # Safety
@@ -268,9 +267,9 @@ impl BackwardWeights {
         let channels = [row..sc.min(row + rows), column..dc.min(column + pitch)];
         // SAFETY: scratch holds the sums of a block; its weights belong to this task.
         unsafe {
-            for position in 0..POSITIONS {
-                let sums = Sums { to: scratch.wrapping_add(position * plane), pitch, add: false };
-                self.sides.products(position, self.sides.task.tiles(), channels.clone(), positions, sums);
+            for weight in 0..self.sides.task.weights() {
+                let sums = Sums { to: scratch.wrapping_add(weight * plane), pitch, add: false };
+                self.sides.products(weight, self.sides.task.tiles(), &channels, positions, sums);
             }
             self.back(channels, (scratch, [plane, pitch]), to);
         }
@@ -292,10 +291,10 @@ impl BackwardWeights {
             for first in tiles.clone().step_by(few) {
                 let count = few.min(tiles.end - first);
                 sides.transform((first, 0..count), operands, zeros, positions);
-                for position in 0..POSITIONS {
-                    let to = sums.wrapping_add(position * self.plane());
+                for weight in 0..sides.task.weights() {
+                    let to = sums.wrapping_add(weight * self.plane());
                     let sums = Sums { to, pitch: self.pitch, add: first > tiles.start };
-                    sides.products(position, count, channels.clone(), positions, sums);
+                    sides.products(weight, count, &channels, positions, sums);
                 }
             }
             self.back(channels, (sums, [self.plane(), self.pitch]), to);

@@ -1,11 +1,12 @@
-//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; and F(2×2, 3×3)
-//! for small images: 16 where it needs 36, with fewer weights to read.
+//! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; F(2×2, 3×3)
+//! for small images: 16 where it needs 36, with fewer weights to read; and 2×2 results of a 3×3 kernel with stride 2: 25
+//! where it needs 36.
 //!
-//! Results are cut into tiles of 4×4 pixels under a kernel of 3×3, of 2×2 under one of 5×5. The 6×6 source pixels of a
-//! tile (4×4 of a small one) are transformed, channel by channel, into 36 (16) *positions*; for each position the tiles
-//! are the rows of one matrix product with the transformed weights; what comes out is transformed back into results. A *block* of tiles goes through
-//! all three stages while it is in the second-level cache ([`Product`]). The data gradient is the same on weights that
-//! are turned by half a turn. [`BackwardWeights`] runs the transposed transforms and reduces over tiles.
+//! Results are cut into tiles ([`Scheme`]). The source pixels of a tile are transformed, channel by channel, into
+//! *positions*; for each position the tiles are the rows of one matrix product with the transformed weights; what comes
+//! out is transformed back into results. A *block* of tiles goes through all three stages while it is in the second-level
+//! cache ([`Product`]). The data gradient is the same on weights that are turned by half a turn. [`BackwardWeights`] runs
+//! the transposed transforms and reduces over tiles.
 //!
 //! Within a tile the sums of different results meet in transformed form: a NaN or an infinity in the source makes NaN of
 //! all 16 results of its tiles (of four only those that read it, some of which an infinity leaves infinite), and the last
@@ -15,6 +16,7 @@ mod backward_weights;
 mod pack;
 mod product;
 mod results;
+mod scheme;
 mod sides;
 mod source;
 mod stages;
@@ -27,19 +29,21 @@ pub use product::Product;
 
 use super::Geometry;
 use crate::algorithm::Algorithm;
+use scheme::{Kind, Scheme};
 use source::Positions;
-use transform::IN;
 
 /// Kernels that there are transforms for.
 pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
-/// Fewer channels on either side than this do not pay for the transforms.
-const CHANNELS: usize = 32;
+/// Fewer channels on either side than this do not pay for the transforms, with stride 1 and 2.
+const CHANNELS: [usize; 2] = [32, 64];
 /// Fewer tiles than this leave the products without rows.
 const TILES: usize = 12;
 /// Fewer tiles than this leave the weight gradient without terms.
 const TERMS: usize = 16;
+/// Up to so many strided tiles may reach far beyond their images.
+const MANY: usize = 128;
 
-/// A convolution by 3×3 or 5×5 with stride 1, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to
+/// A convolution by 3×3 or 5×5 with stride 1, or by 3×3 with stride 2, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to
 /// `dc` channels of `dh`×`dw`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // said above
@@ -51,10 +55,7 @@ pub struct Task {
     pub dh: usize,
     pub dw: usize,
     pub dc: usize,
-    /// Taps along each axis: 3 or 5.
-    pub kernel: usize,
-    /// Results along each axis of a tile: 4 or 2 under 3×3, 2 under 5×5.
-    pub out: usize,
+    pub scheme: Scheme,
     /// Zeros above and to the left.
     pub pad: [usize; 2],
     /// Whether the weights are turned: the data gradient.
@@ -64,42 +65,51 @@ pub struct Task {
 impl Task {
     /// The convolution itself.
     pub fn forward(geometry: &Geometry) -> Self {
-        let task = Self::backward_weights(geometry);
-        Self { out: task.best_out(), ..task }
+        Self::backward_weights(geometry).small()
     }
 
     /// Its data gradient; [`refusal`] has made sure that padding is less than the kernel.
     pub fn backward_data(geometry: &Geometry) -> Self {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
-        let kernel = window.kernel[0];
-        let pad = [kernel - 1 - window.pad[0][0], kernel - 1 - window.pad[1][0]];
-        let out = IN + 1 - kernel;
-        let task = Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, kernel, out, pad, turned: true };
-        Self { out: task.best_out(), ..task }
+        let (most, first) = (window.kernel[0] - 1, [window.pad[0][0], window.pad[1][0]]);
+        let (scheme, pad) = match Self::large(geometry) {
+            Scheme::STRIDED => (Scheme::STRIDED_BACK, first.map(|pad| (most - pad) / 2)),
+            scheme => (scheme, first.map(|pad| most - pad)),
+        };
+        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, scheme, pad, turned: true }.small()
     }
 
     /// The convolution as its weight gradient sees it, whose tiles are always large.
     pub fn backward_weights(geometry: &Geometry) -> Self {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
-        let (kernel, pad) = (window.kernel[0], [window.pad[0][0], window.pad[1][0]]);
-        let out = IN + 1 - kernel;
-        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, kernel, out, pad, turned: false }
+        let (scheme, pad) = (Self::large(geometry), [window.pad[0][0], window.pad[1][0]]);
+        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, scheme, pad, turned: false }
     }
 
-    /// Results of a tile so that there are rows enough: few tiles read 36 transformed weights for 9 only to multiply each
-    /// of them a few times.
-    fn best_out(&self) -> usize {
-        if self.kernel == 3 && self.tiles() < TILES { 2 } else { self.out }
+    /// The scheme of many tiles.
+    fn large(geometry: &Geometry) -> Scheme {
+        match (geometry.window.kernel[0], geometry.window.stride[0]) {
+            (3, 1) => Scheme::F4,
+            (3, _) => Scheme::STRIDED,
+            _ => Scheme::F2K5,
+        }
     }
 
-    /// Source values along each axis of a tile: 6 or 4.
-    pub fn side(&self) -> usize {
-        self.out + self.kernel - 1
+    /// The same by tiles of which there are rows enough: few large tiles read 36 transformed weights for 9 only to multiply
+    /// each of them a few times.
+    fn small(self) -> Self {
+        let small = self.scheme == Scheme::F4 && self.tiles() < TILES;
+        Self { scheme: if small { Scheme::F2 } else { self.scheme }, ..self }
     }
 
     /// Products of a tile.
     pub fn positions(&self) -> usize {
-        self.side() * self.side()
+        self.scheme.products.pow(2)
+    }
+
+    /// Transformed weights of a source and a result channel.
+    pub fn weights(&self) -> usize {
+        self.scheme.weights.pow(2)
     }
 
     /// Where the positions of so many tiles and channels go.
@@ -107,33 +117,14 @@ impl Task {
         Positions::new(self.positions(), tiles, channels)
     }
 
-    /// Results and taps of a tile, for names of kernels.
-    pub fn scheme(&self) -> &'static str {
-        match (self.kernel, self.out) {
-            (3, 4) => "f4",
-            (3, _) => "f2",
-            _ => "f2k5",
-        }
-    }
-
-    /// Products that are summed in registers before the sum is put aside: short runs make up for the error that the
-    /// transforms add. With runs of 8 for 5×5 AlexNet's gradients keep to their bound on every level.
-    pub fn run(&self) -> usize {
-        match (self.kernel, self.out) {
-            (3, 4) => 32,
-            (3, _) => 128,
-            _ => 8,
-        }
-    }
-
     /// Floats of the weights.
     pub fn weights_len(&self) -> usize {
-        self.kernel * self.kernel * self.sc * self.dc
+        self.scheme.kernel.pow(2) * self.sc * self.dc
     }
 
     /// Tiles along each axis of an image.
     pub fn grid(&self) -> [usize; 2] {
-        [self.dh.div_ceil(self.out), self.dw.div_ceil(self.out)]
+        [self.dh, self.dw].map(|results| results.div_ceil(self.scheme.out))
     }
 
     /// Tiles of all images.
@@ -144,18 +135,24 @@ impl Task {
 
     /// A tile by its number.
     pub fn tile(&self, index: usize) -> Tile {
-        let [h, w] = self.grid();
-        Tile { image: index / (h * w), y: index / w % h * self.out, x: index % w * self.out }
+        let ([h, w], out) = (self.grid(), self.scheme.out);
+        Tile { image: index / (h * w), y: index / w % h * out, x: index % w * out }
+    }
+
+    /// The first line and column of its source, counted from where the padding starts.
+    #[inline]
+    fn source_of(&self, tile: Tile) -> [usize; 2] {
+        [tile.y, tile.x].map(|result| self.scheme.source_of(result))
     }
 
     /// The tile behind another; behind the last the first of an image that is none.
     #[inline]
     pub fn behind(&self, tile: Tile) -> Tile {
-        let Tile { image, y, x } = tile;
-        if x + self.out < self.dw {
-            Tile { image, y, x: x + self.out }
-        } else if y + self.out < self.dh {
-            Tile { image, y: y + self.out, x: 0 }
+        let (Tile { image, y, x }, out) = (tile, self.scheme.out);
+        if x + out < self.dw {
+            Tile { image, y, x: x + out }
+        } else if y + out < self.dh {
+            Tile { image, y: y + out, x: 0 }
         } else {
             Tile { image: image + 1, y: 0, x: 0 }
         }
@@ -183,7 +180,8 @@ pub struct Tile {
 pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     refused(algorithm, geometry).or_else(|| {
         let tiles = Task::forward(geometry).tiles();
-        (tiles < TILES).then(|| format!("{tiles} tiles, fewer than {TILES}"))
+        let wasteful = || wasteful(geometry).filter(|_| tiles > MANY);
+        if tiles < TILES { Some(format!("{tiles} tiles, fewer than {TILES}")) } else { wasteful() }
     })
 }
 
@@ -191,8 +189,17 @@ pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
 pub fn refusal_of_weights(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     refused(algorithm, geometry).or_else(|| {
         let tiles = Task::backward_weights(geometry).tiles();
-        (tiles < TERMS).then(|| format!("{tiles} tiles, fewer than {TERMS}"))
+        if tiles < TERMS { Some(format!("{tiles} tiles, fewer than {TERMS}")) } else { wasteful(geometry) }
     })
+}
+
+/// Why strided tiles save too few products: as many as direct summation has, nearly, where a quarter of their results is
+/// none (7×7).
+fn wasteful(geometry: &Geometry) -> Option<String> {
+    let task = Task::forward(geometry);
+    let (computed, results) = (task.tiles() * task.scheme.out.pow(2), task.n * task.dh * task.dw);
+    let wasteful = task.scheme.strided() && 5 * computed > 6 * results;
+    wasteful.then(|| format!("tiles of {computed} results for {results}, more than a fifth too many"))
 }
 
 /// Why no pass is.
@@ -201,12 +208,17 @@ fn refused(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     if algorithm == Algorithm::Direct {
         return Some("algorithm is direct".to_owned());
     }
-    if !KERNELS.contains(&window.kernel) || window.stride != [1, 1] || window.dilation != [1, 1] || groups != 1 {
-        return Some("not 3x3 or 5x5 with stride 1, dilation 1 and one group".to_owned());
+    if !KERNELS.contains(&window.kernel) || window.dilation != [1, 1] || groups != 1 {
+        return Some("not 3x3 or 5x5 with dilation 1 and one group".to_owned());
+    }
+    let strided = window.kernel == [3, 3] && window.stride == [2, 2] && window.pad.map(|pad| pad[0]) == [1, 1];
+    if window.stride != [1, 1] && !strided {
+        return Some("neither stride 1 nor 3x3 with stride 2 and padding 1".to_owned());
     }
     let most = window.kernel[0] - 1;
     if window.pad.iter().flatten().any(|&pad| pad > most) {
         return Some(format!("padding above {most}"));
     }
-    (ic < CHANNELS || oc < CHANNELS).then(|| format!("fewer than {CHANNELS} channels"))
+    let least = CHANNELS[usize::from(strided)];
+    (ic < least || oc < least).then(|| format!("fewer than {least} channels"))
 }

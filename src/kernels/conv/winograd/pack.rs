@@ -1,7 +1,7 @@
 //! Weights into positions, in the order in which the products read them.
 
-use super::transform::{IN, SMALL, Transform, Weights, square};
-use super::{Geometry, Task};
+use super::transform::{IN, SMALL, Transform, Weights, WeightsStrided, square};
+use super::{Geometry, Kind, Task};
 use crate::kernels::Kernel;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
 use crate::tensor::Args;
@@ -23,7 +23,7 @@ pub struct Panels {
 impl Panels {
     pub fn new(isa: Isa, task: &Task) -> Self {
         let nr = 2 * isa.lanes();
-        Self { nr, count: task.dc.div_ceil(nr), depth: task.sc, positions: task.positions() }
+        Self { nr, count: task.dc.div_ceil(nr), depth: task.sc, positions: task.weights() }
     }
 
     /// The same for some source channels only.
@@ -83,7 +83,7 @@ impl Pack {
     pub fn format(&self) -> String {
         let Task { sc, dc, turned, .. } = self.task;
         let direction = if turned { "backward_data" } else { "forward" };
-        format!("winograd_{direction} {} {} {sc}to{dc}", self.task.scheme(), self.isa.name())
+        format!("winograd_{direction} {} {} {sc}to{dc}", self.task.scheme.name, self.isa.name())
     }
 
     fn chunks(&self) -> usize {
@@ -101,7 +101,7 @@ impl Kernel for Pack {
     }
 
     fn flops(&self) -> u64 {
-        (self.task.sc * self.task.dc * (self.task.kernel + self.task.side()) * 22) as u64
+        (self.task.sc * self.task.dc * (self.task.scheme.kernel + self.task.scheme.weights) * 22) as u64
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, _scratch: *mut u8) {
@@ -128,7 +128,7 @@ pub unsafe fn transform_weights(
     weights: *const f32,
     packed: *mut f32,
 ) {
-    let Task { sc, dc, turned, kernel, .. } = *task;
+    let Task { sc, dc, turned, .. } = *task;
     // Floats from a tap, a source channel and a result channel to the next.
     let (tap, step, lane) = if turned { (dc * sc, 1, sc) } else { (sc * dc, dc, 1) };
     let first = panel * panels.nr;
@@ -136,10 +136,11 @@ pub unsafe fn transform_weights(
     let lanes = panels.nr.min(dc - first);
     let packed = packed.wrapping_sub(channels.start * panels.nr);
     let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
-    let transform = match (kernel, task.out) {
-        (3, 4) => transform_3,
-        (3, _) => transform_small,
-        _ => transform_5,
+    let transform = match task.scheme.kind {
+        Kind::F4 => transform_3,
+        Kind::F2 => transform_small,
+        Kind::F2K5 => transform_5,
+        Kind::Strided | Kind::StridedBack => transform_strided,
     };
     // SAFETY: the caller's word.
     unsafe { transform(isa, &columns, channels.start, channels.end) };
@@ -165,10 +166,11 @@ const SQUARE: usize = 8;
 /// # Safety
 /// Weights and positions are those of source channels `from` to `to` of a panel.
 #[inline(always)]
-unsafe fn transform_body<S: Simd, const TAPS: usize, const SIDE: usize>(columns: &Columns, from: usize, to: usize)
-where
-    Weights: Transform<TAPS, SIDE>,
-{
+unsafe fn transform_body<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SIDE: usize>(
+    columns: &Columns,
+    from: usize,
+    to: usize,
+) {
     // SAFETY: the caller's word.
     unsafe {
         let nr = 2 * S::LANES;
@@ -181,7 +183,7 @@ where
                     S::prefetch(ahead);
                     S::prefetch(ahead.wrapping_add(16));
                 }
-                channel::<S, TAPS, SIDE>(columns, c, at, columns.tap);
+                channel::<S, T, TAPS, SIDE>(columns, c, at, columns.tap);
                 c += 1;
             }
             return;
@@ -211,7 +213,7 @@ where
                 }
             }
             for i in 0..count {
-                channel::<S, TAPS, SIDE>(columns, c + i, rows.wrapping_add(i * nr), tap);
+                channel::<S, T, TAPS, SIDE>(columns, c + i, rows.wrapping_add(i * nr), tap);
             }
             c += count;
         }
@@ -228,14 +230,12 @@ struct Transposed<const TAPS: usize>([[[f32; SQUARE * 32]; TAPS]; TAPS]);
 /// `weights` are readable for every tap and the panel's result channels.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn channel<S: Simd, const TAPS: usize, const SIDE: usize>(
+unsafe fn channel<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SIDE: usize>(
     columns: &Columns,
     c: usize,
     weights: *const f32,
     tap: usize,
-) where
-    Weights: Transform<TAPS, SIDE>,
-{
+) {
     // SAFETY: the caller's word.
     unsafe {
         for v in 0..2 {
@@ -247,7 +247,7 @@ unsafe fn channel<S: Simd, const TAPS: usize, const SIDE: usize>(
                     taps[y][x] = S::load_partial(weights.wrapping_add(number * tap + v * S::LANES), lanes);
                 }
             }
-            let taps = square::<S, Weights, TAPS, SIDE>(taps);
+            let taps = square::<S, T, TAPS, SIDE>(taps);
             for y in 0..SIDE {
                 for x in 0..SIDE {
                     let at = (y * SIDE + x) * columns.plane + c * 2 * S::LANES + v * S::LANES;
@@ -262,11 +262,14 @@ unsafe fn channel<S: Simd, const TAPS: usize, const SIDE: usize>(
 }
 
 multiversion! {
-    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [3, IN];
+    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 3, IN];
 }
 multiversion! {
-    fn transform_small(columns: &Columns, from: usize, to: usize) = transform_body, [3, SMALL];
+    fn transform_small(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 3, SMALL];
 }
 multiversion! {
-    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [5, IN];
+    fn transform_strided(columns: &Columns, from: usize, to: usize) = transform_body, [WeightsStrided, 3, 4];
+}
+multiversion! {
+    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 5, IN];
 }

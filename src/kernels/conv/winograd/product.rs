@@ -3,7 +3,7 @@
 use super::pack::{Panels, transform_weights};
 use super::source::{Positions, zeros_len};
 use super::stages::{Behind, Run};
-use super::{Geometry, Task, Tile};
+use super::{Geometry, Scheme, Task, Tile};
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::conv::sums::Passed;
@@ -82,14 +82,14 @@ impl Product {
     /// activation but relu.
     pub fn pools(geometry: &Geometry, epilogue: Epilogue) -> bool {
         let task = Task::forward(geometry);
-        let whole = task.out == 4 && task.dh.is_multiple_of(2) && task.dw.is_multiple_of(2);
+        let whole = task.scheme == Scheme::F4 && task.dh.is_multiple_of(2) && task.dw.is_multiple_of(2);
         whole && !epilogue.add && epilogue.later().is_none()
     }
 
     /// The same with the largest of every 2×2 results as its result: maximum pooling.
     #[must_use]
     pub fn pooled(self) -> Self {
-        debug_assert!(self.task.out == 4 && !self.epilogue.add && self.epilogue.later().is_none());
+        debug_assert!(self.task.scheme == Scheme::F4 && !self.epilogue.add && self.epilogue.later().is_none());
         Self { pool: true, ..self }
     }
 
@@ -147,7 +147,7 @@ impl Product {
     pub(super) fn place(&self, Tile { image, y, x }: Tile) -> (usize, [usize; 2]) {
         let of = &self.task;
         let at = self.written(image * of.dh + y) * self.line() + self.written(x) * of.dc;
-        (at, [of.out.min(of.dh - y), of.out.min(of.dw - x)])
+        (at, [of.dh - y, of.dw - x].map(|left| left.min(of.scheme.out)))
     }
 
     /// Whether the weights are wanted as the layer has them.
@@ -225,7 +225,7 @@ impl ByChannels for Product {
         let epilogue = self.passed.map_or_else(|| self.epilogue.name(), Passed::name);
         format!(
             "{what}{epilogue}{behind}_{}{cut}_{}x{}_{}",
-            self.task.scheme(),
+            self.task.scheme.name,
             tile_rows(self.isa, 2),
             self.panels.nr,
             self.isa.name()
@@ -312,7 +312,7 @@ impl Kernel for Product {
             src,
             behind: match self.cut {
                 Cut::Blocks { .. } => {
-                    Some(Behind::new(of.tile(tiles.end), count * of.out, self.panels.count * of.positions()))
+                    Some(Behind::new(of.tile(tiles.end), count * of.scheme.step, self.panels.count * of.positions()))
                 }
                 Cut::Panels { .. } => None,
             },

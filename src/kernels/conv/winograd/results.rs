@@ -1,6 +1,6 @@
 //! Sums into results.
 
-use super::transform::{IN, Result, SMALL, Transform, square};
+use super::transform::{IN, Result, SMALL, STRIDED, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, PerChannel, mode};
 use crate::kernels::conv::moments::Tiles;
 use crate::kernels::norm::Sums;
@@ -16,8 +16,8 @@ pub struct Write {
     /// Floats from one result row and pixel to the next.
     pub pitch: [usize; 2],
     pub channels: usize,
-    /// Sums and results along each axis of a tile.
-    pub side: usize,
+    /// Products and results along each axis of a tile.
+    pub products: usize,
     pub out: usize,
     /// Whether the largest of 2×2 results is written for them: pitches are those of what is written.
     pub pool: bool,
@@ -196,8 +196,10 @@ pub unsafe fn results_of(
         unsafe { tiles.open(pixels) };
         let first = tiles.is_first();
         let to = Some((&mut tiles.sums, first));
-        match (write.side, write.out) {
+        match (write.products, write.out) {
             (SMALL, _) => run!(PLAIN, SMALL, 2, false, true, to),
+            (STRIDED, 2) => run!(PLAIN, STRIDED, 2, false, true, to),
+            (STRIDED, _) => run!(PLAIN, STRIDED, 4, false, true, to),
             (_, 4) => run!(PLAIN, IN, 4, false, true, to),
             _ => run!(PLAIN, IN, 2, false, true, to),
         }
@@ -213,10 +215,12 @@ pub unsafe fn results_of(
             }
         };
     }
-    match (write.side, write.out, write.pool) {
+    match (write.products, write.out, write.pool) {
         (_, _, true) if write.finish.mode() == mode::PLAIN => run!(PLAIN, IN, 4, true),
         (_, _, true) => run!(NORM, IN, 4, true),
         (SMALL, _, _) => by_mode!(SMALL, 2),
+        (STRIDED, 2, _) => by_mode!(STRIDED, 2),
+        (STRIDED, _, _) => by_mode!(STRIDED, 4),
         (_, 4, _) => by_mode!(IN, 4),
         _ => by_mode!(IN, 2),
     }

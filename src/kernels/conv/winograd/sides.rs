@@ -1,9 +1,9 @@
 //! Tiles of both operands of a weight gradient: into positions, summed over tiles, back into weights.
 
-use super::Task;
 use super::source::{Positions, transform_gradient, transform_source, zeros_len};
 use super::tile::{Rows, sum_over_tiles};
 use super::transform::{IN, Transform, WeightsTransposed, square};
+use super::{Kind, Task};
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::share;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -34,8 +34,8 @@ pub struct Sums {
 impl Sides {
     /// For so many tiles.
     pub fn new(isa: Isa, task: Task, tiles: usize) -> Self {
-        let source = Positions::in_panels(tiles, task.sc, WIDTH);
-        Self { isa, task, source, gradient: Positions::in_panels(tiles, task.dc, 2 * isa.lanes()) }
+        let places = |channels, width| Positions::in_panels(task.positions(), tiles, channels, width);
+        Self { isa, task, source: places(task.sc, WIDTH), gradient: places(task.dc, 2 * isa.lanes()) }
     }
 
     /// Floats of all positions.
@@ -80,15 +80,35 @@ impl Sides {
         }
     }
 
-    /// Sums over `tiles` tiles for channels of the source and of gradients, panel by panel.
+    /// Sums over `tiles` tiles at all positions of a transformed weight, for channels of the source and of gradients.
     ///
     /// # Safety
     /// `positions` hold the tiles and channels, the first of which begins a panel; the sums of the panels are writable.
     pub unsafe fn products(
         &self,
+        weight: usize,
+        tiles: usize,
+        channels: &[Range<usize>; 2],
+        positions: *const f32,
+        sums: Sums,
+    ) {
+        let mut sums = sums;
+        for position in self.task.scheme.positions_of(weight) {
+            // SAFETY: the caller's word.
+            unsafe { self.products_at(position, tiles, channels, positions, sums) };
+            sums.add = true;
+        }
+    }
+
+    /// The same at one position, panel by panel.
+    ///
+    /// # Safety
+    /// As [`products`](Self::products).
+    unsafe fn products_at(
+        &self,
         position: usize,
         tiles: usize,
-        [of_source, of_gradient]: [Range<usize>; 2],
+        [of_source, of_gradient]: &[Range<usize>; 2],
         positions: *const f32,
         sums: Sums,
     ) {
@@ -110,7 +130,7 @@ impl Sides {
                         sums: sums.to.wrapping_add(row * sums.pitch + g - of_gradient.start),
                         sums_pitch: sums.pitch,
                         add: sums.add,
-                        run: self.task.run(),
+                        run: self.task.scheme.run,
                         ahead: std::ptr::null(),
                     };
                     // SAFETY: the caller's word.
@@ -126,7 +146,11 @@ impl Sides {
     /// As [`weights_body`].
     pub unsafe fn weights_of(&self, from: *const f32, plane: usize, to: *mut f32, channels: usize) {
         let of = &self.task;
-        let weights_of = if of.kernel == 3 { weights_3 } else { weights_5 };
+        let weights_of = match of.scheme.kind {
+            Kind::F4 => weights_3,
+            Kind::Strided => weights_strided,
+            _ => weights_5,
+        };
         // SAFETY: the caller's word.
         unsafe { weights_of(self.isa, from, plane, to, of.sc * of.dc, channels) };
     }
@@ -136,27 +160,27 @@ impl Sides {
 /// `from` is readable for whole vectors of `channels` at every position, `to` writable for `channels` at every tap.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
-unsafe fn weights_body<S: Simd, const TAPS: usize>(
+unsafe fn weights_body<S: Simd, const SIDE: usize, const TAPS: usize>(
     from: *const f32,
     plane: usize,
     to: *mut f32,
     tap: usize,
     channels: usize,
 ) where
-    WeightsTransposed: Transform<IN, TAPS>,
+    WeightsTransposed: Transform<SIDE, TAPS>,
 {
     // SAFETY: the caller's word.
     unsafe {
         for c in (0..channels).step_by(S::LANES) {
             let lanes = S::LANES.min(channels - c);
-            let mut values = [[S::splat(0.0); IN]; IN];
-            for y in 0..IN {
-                for x in 0..IN {
-                    let at = from.wrapping_add((y * IN + x) * plane + c);
+            let mut values = [[S::splat(0.0); SIDE]; SIDE];
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    let at = from.wrapping_add((y * SIDE + x) * plane + c);
                     values[y][x] = S::load_partial(at, lanes);
                 }
             }
-            let values = square::<S, WeightsTransposed, IN, TAPS>(values);
+            let values = square::<S, WeightsTransposed, SIDE, TAPS>(values);
             for y in 0..TAPS {
                 for x in 0..TAPS {
                     S::store_partial(to.wrapping_add((y * TAPS + x) * tap + c), values[y][x], lanes);
@@ -168,9 +192,13 @@ unsafe fn weights_body<S: Simd, const TAPS: usize>(
 
 multiversion! {
     /// Transforms sums of one source channel into gradients by its 3×3 weights.
-    fn weights_3(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [3];
+    fn weights_3(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [IN, 3];
 }
 multiversion! {
     /// The same by 5×5 weights.
-    fn weights_5(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [5];
+    fn weights_5(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [IN, 5];
+}
+multiversion! {
+    /// The same by 3×3 weights with stride 2.
+    fn weights_strided(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [4, 3];
 }

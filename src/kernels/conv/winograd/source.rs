@@ -1,7 +1,7 @@
 //! Tiles of pixels into positions.
 
-use super::transform::{IN, POSITIONS, ResultTransposed, SMALL, Source, Transform};
-use super::{Task, Tile};
+use super::transform::{IN, ResultTransposed, SMALL, STRIDED, Source, Transform};
+use super::{Kind, Task, Tile};
 use crate::simd::{Simd, dispatch::multiversion};
 use std::hint::black_box;
 
@@ -30,10 +30,10 @@ impl Positions {
         Self { pitch, plane: tiles * pitch + 16, width: pitch, panel: pitch, count }
     }
 
-    /// All [`POSITIONS`] in panels of `width` channels, each of which is one stretch of memory.
-    pub fn in_panels(tiles: usize, channels: usize, width: usize) -> Self {
+    /// The same in panels of `width` channels, each of which is one stretch of memory.
+    pub fn in_panels(count: usize, tiles: usize, channels: usize, width: usize) -> Self {
         let panel = tiles * width;
-        Self { pitch: width, plane: channels.div_ceil(width) * panel + 16, width, panel, count: POSITIONS }
+        Self { pitch: width, plane: channels.div_ceil(width) * panel + 16, width, panel, count }
     }
 
     /// Floats of all positions.
@@ -65,7 +65,7 @@ struct Square {
 /// Every row is readable for the channels of the columns inside, and every position writable for them rounded up to whole
 /// vectors.
 #[inline(always)]
-unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const OUT: usize>(
+unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usize, const STEP: usize>(
     square: &Square,
     to: *mut f32,
     places: &Positions,
@@ -76,8 +76,8 @@ unsafe fn transform_body<S: Simd, T: Transform<FROM, TO>, const FROM: usize, con
         for c in (0..square.channels).step_by(S::LANES) {
             // Strides that the compiler knew would make it keep an address per pixel and position, on the stack.
             let [pixel, line, plane] = black_box([square.pitch[0], square.pitch[1], places.plane]);
-            for y in 0..OUT {
-                for x in 0..OUT {
+            for y in 0..STEP {
+                for x in 0..STEP {
                     S::prefetch(square.ahead.wrapping_add(c + y * line + x * pixel));
                 }
             }
@@ -111,6 +111,7 @@ unsafe fn half<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usi
     unsafe {
         let zero = S::splat(0.0);
         let lanes = square.channels - c;
+        let (first, end) = (HALF * TO / 2, (HALF + 1) * TO / 2);
         let mut values = [[zero; FROM]; IN / 2];
         for x in 0..FROM {
             let mut column = [zero; FROM];
@@ -127,13 +128,13 @@ unsafe fn half<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usi
                 }
             }
             let column = T::apply::<S>(column);
-            for y in 0..TO / 2 {
-                values[y][x] = column[HALF * TO / 2 + y];
+            for y in 0..end - first {
+                values[y][x] = column[first + y];
             }
         }
-        for y in 0..TO / 2 {
+        for y in 0..end - first {
             let row = T::apply::<S>(values[y]);
-            let to = to.wrapping_add((HALF * TO / 2 + y) * TO * plane);
+            let to = to.wrapping_add((first + y) * TO * plane);
             for x in 0..TO {
                 let position = to.wrapping_add(x * plane);
                 S::store(position, row[x]);
@@ -147,44 +148,62 @@ unsafe fn half<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usi
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn source_body<S: Simd, const SIDE: usize, const OUT: usize>(square: &Square, to: *mut f32, places: &Positions)
-where
-    Source: Transform<SIDE, SIDE>,
+unsafe fn source_body<S: Simd, const SIDE: usize, const PRODUCTS: usize, const STEP: usize>(
+    square: &Square,
+    to: *mut f32,
+    places: &Positions,
+) where
+    Source: Transform<SIDE, PRODUCTS>,
 {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, SIDE, SIDE, OUT>(square, to, places) }
+    unsafe { transform_body::<S, Source, SIDE, PRODUCTS, STEP>(square, to, places) }
 }
 
 /// # Safety
 /// As [`transform_body`].
 #[inline(always)]
-unsafe fn gradient_body<S: Simd, const OUT: usize>(square: &Square, to: *mut f32, places: &Positions)
-where
-    ResultTransposed: Transform<OUT, IN>,
+unsafe fn gradient_body<S: Simd, const OUT: usize, const PRODUCTS: usize>(
+    square: &Square,
+    to: *mut f32,
+    places: &Positions,
+) where
+    ResultTransposed: Transform<OUT, PRODUCTS>,
 {
     // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT, IN, OUT>(square, to, places) }
+    unsafe { transform_body::<S, ResultTransposed, OUT, PRODUCTS, OUT>(square, to, places) }
 }
 
 multiversion! {
     /// Transforms the source pixels of one tile of 4×4 results.
-    fn source_4(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, 4];
+    fn source_4(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, IN, 4];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 5×5.
-    fn source_2(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, 2];
+    fn source_2(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, IN, 2];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 3×3.
-    fn source_small(square: &Square, to: *mut f32, places: &Positions) = source_body, [SMALL, 2];
+    fn source_small(square: &Square, to: *mut f32, places: &Positions) = source_body, [SMALL, SMALL, 2];
+}
+multiversion! {
+    /// The same with stride 2.
+    fn source_strided(square: &Square, to: *mut f32, places: &Positions) = source_body, [STRIDED, STRIDED, 4];
+}
+multiversion! {
+    /// The same of the gradients by the results with stride 2.
+    fn source_strided_back(square: &Square, to: *mut f32, places: &Positions) = source_body, [3, STRIDED, 2];
 }
 multiversion! {
     /// Transforms the gradients by the 4×4 results of one tile.
-    fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [4];
+    fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [4, IN];
 }
 multiversion! {
     /// The same by 2×2 results.
-    fn gradient_2(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2];
+    fn gradient_2(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2, IN];
+}
+multiversion! {
+    /// The same by 2×2 results with stride 2.
+    fn gradient_strided(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2, STRIDED];
 }
 
 impl Square {
@@ -220,7 +239,7 @@ impl Square {
 
 /// Zeros that the transforms of a tile of a task want.
 pub fn zeros_len(task: &Task) -> usize {
-    (task.side() * task.sc).max(task.out * task.dc).next_multiple_of(16)
+    (task.scheme.side * task.sc).max(task.scheme.out * task.dc).next_multiple_of(16)
 }
 
 /// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
@@ -237,16 +256,22 @@ pub unsafe fn transform_source(
     to: *mut f32,
     places: &Positions,
 ) {
-    let first = |tile: Tile| [tile.y as isize - task.pad[0] as isize, tile.x as isize - task.pad[1] as isize];
+    let first = |tile: Tile| {
+        let [y, x] = task.source_of(tile);
+        [y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize]
+    };
     let (size, image) = ([task.sh, task.sw], task.sh * task.sw * task.sc);
     // Of the next, what this one and the tiles above do not read.
-    let ahead = first(next).map(|at| at + (task.kernel - 1) as isize);
-    let square = Square::new(task.side(), src.wrapping_add(tile.image * image), size, task.sc, first(tile), zeros)
+    let scheme = task.scheme;
+    let ahead = first(next).map(|at| at + (scheme.side - scheme.step) as isize);
+    let square = Square::new(scheme.side, src.wrapping_add(tile.image * image), size, task.sc, first(tile), zeros)
         .asking(src.wrapping_add(next.image * image), ahead);
-    let source = match (task.kernel, task.out) {
-        (3, 4) => source_4,
-        (3, _) => source_small,
-        _ => source_2,
+    let source = match scheme.kind {
+        Kind::F4 => source_4,
+        Kind::F2 => source_small,
+        Kind::F2K5 => source_2,
+        Kind::Strided => source_strided,
+        Kind::StridedBack => source_strided_back,
     };
     // SAFETY: the caller's word.
     unsafe { source(isa, &square, to, places) };
@@ -269,9 +294,14 @@ pub unsafe fn transform_gradient(
 ) {
     let first = |tile: Tile| [tile.y as isize, tile.x as isize];
     let (size, image) = ([task.dh, task.dw], task.dh * task.dw * task.dc);
-    let square = Square::new(task.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), zeros)
-        .asking(diff_dst.wrapping_add(next.image * image), first(next));
-    let gradient = if task.kernel == 3 { gradient_4 } else { gradient_2 };
+    let square =
+        Square::new(task.scheme.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), zeros)
+            .asking(diff_dst.wrapping_add(next.image * image), first(next));
+    let gradient = match task.scheme.kind {
+        Kind::F4 => gradient_4,
+        Kind::Strided => gradient_strided,
+        _ => gradient_2,
+    };
     // SAFETY: the caller's word.
     unsafe { gradient(isa, &square, to, places) };
 }

@@ -158,10 +158,10 @@ impl Product {
         (weights, panels): (*const f32, Panels),
         channels: Range<usize>,
     ) {
-        let (sums, positions) = (run.positions, self.task.positions());
+        let (sums, scheme, positions) = (run.positions, &self.task.scheme, self.task.positions());
         let parts = run.count.div_ceil(tile_rows(self.isa, 2));
         let (least, more) = (run.count / parts, run.count % parts);
-        let panel_at = |position| weights.wrapping_add(panels.start(0, position));
+        let panel_at = |weight: usize| weights.wrapping_add(panels.start(0, weight));
         let mut results = (run.first, Deal::new(run.count, positions));
         // SAFETY: the caller's word.
         unsafe {
@@ -169,6 +169,8 @@ impl Product {
                 if channels.end == self.task.sc {
                     self.ask(run, &mut results, panel);
                 }
+                let weight = scheme.weight_of(position);
+                let next = if position + 1 < positions { scheme.weight_of(position + 1) } else { weight + 1 };
                 let mut row = 0;
                 for part in 0..parts {
                     let rows = least + usize::from(part < more);
@@ -176,13 +178,13 @@ impl Product {
                         source: source.wrapping_add(position * places.plane + row * places.pitch + channels.start),
                         pitch: places.pitch,
                         depth: channels.len(),
-                        panel: panel_at(position),
+                        panel: panel_at(weight),
                         sums: run.sums.wrapping_add(position * sums.plane + row * sums.pitch),
                         sums_pitch: sums.pitch,
                         add: channels.start > 0,
-                        run: self.task.run(),
+                        run: scheme.run,
                         // The next position's weights, or the next panel's first.
-                        ahead: panel_at(position + 1).wrapping_add(part * channels.len() * LINE),
+                        ahead: panel_at(next).wrapping_add(part * channels.len() * LINE),
                     };
                     sum_over_channels(self.isa, rows, &product);
                     row += rows;
@@ -203,8 +205,8 @@ impl Product {
             finish: run.finish.at(first),
             pitch: [self.line(), of.dc],
             channels: self.channels(panel),
-            side: of.side(),
-            out: of.out,
+            products: of.scheme.products,
+            out: of.scheme.out,
             pool: self.pool,
         };
         let channels = first..first + write.channels;
@@ -261,17 +263,18 @@ impl Product {
         }
         let Some(behind) = &mut run.behind else { return };
         for _ in 0..behind.lines.next() {
-            let Tile { image, y, x } = behind.tile;
+            let (image, [y, x]) = (behind.tile.image, of.source_of(behind.tile));
             if image == of.n {
                 return;
             }
-            let y = (y + of.kernel - 1 + behind.line).saturating_sub(of.pad[0]).min(of.sh - 1);
-            let x = (x + of.kernel - 1 - of.pad[1]).min(of.sw - 1);
+            let (step, shared) = (of.scheme.step, of.scheme.side - of.scheme.step);
+            let y = (y + shared + behind.line).saturating_sub(of.pad[0]).min(of.sh - 1);
+            let x = (x + shared - of.pad[1]).min(of.sw - 1);
             let at = run.src.wrapping_add(((image * of.sh + y) * of.sw + x) * of.sc);
             // SAFETY: hints.
-            unsafe { ask(isa, at, [1, of.out.min(of.sw - x)], [0, of.sc], of.sc) };
+            unsafe { ask(isa, at, [1, step.min(of.sw - x)], [0, of.sc], of.sc) };
             behind.line += 1;
-            if behind.line == of.out {
+            if behind.line == step {
                 (behind.line, behind.tile) = (0, of.behind(behind.tile));
             }
         }

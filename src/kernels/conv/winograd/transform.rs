@@ -1,18 +1,22 @@
-//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, and of F(2×2, 3×3) with the points 0, ±1,
-//! ∞, along one axis, on vectors of channels.
+//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, of F(2×2, 3×3) with the points 0, ±1, ∞,
+//! and of 3×3 with stride 2 with the points 0, 1, ∞, along one axis, on vectors of channels.
 //!
 //! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` the results of a row of six source values come from six products: four results of three
-//! weights, or two of five. `Bᵀ` is the same for both. The small scheme has four products for two results of three weights. These points keep all factors near one, which is what keeps the
-//! error close to that of direct summation (Barabasz, Anderson, Soodhalter and Gregg, "Error analysis and improving the
-//! accuracy of Winograd convolution for deep neural networks", 2020).
+//! weights, or two of five. `Bᵀ` is the same for both. The small scheme has four products for two results of three weights.
+//! These points keep all factors near one, which is what keeps the error close to that of direct summation (Barabasz,
+//! Anderson, Soodhalter and Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep neural
+//! networks", 2020).
+//!
+//! With stride 2 a result takes the outer two weights times even source values and the middle one times an odd value: F(2,
+//! 2), three products for two results, and one product for each (Yepez and Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for
+//! convolutional neural networks", 2020). Nothing is multiplied but by one, and the error is that of direct summation.
 
 use crate::simd::Simd;
 
-/// Source values along one axis of a tile, and of a small one.
+/// Products along one axis of a tile, of one with stride 2, and of a small one.
 pub const IN: usize = 6;
+pub const STRIDED: usize = 5;
 pub const SMALL: usize = 4;
-/// Products of a tile.
-pub const POSITIONS: usize = IN * IN;
 
 const ROOT: f32 = std::f32::consts::SQRT_2;
 const HALF_ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
@@ -32,6 +36,8 @@ pub struct Result;
 pub struct ResultTransposed;
 /// `G`, of weights.
 pub struct Weights;
+/// `G` with stride 2: the last of the four is the weight of the last two products.
+pub struct WeightsStrided;
 /// `Gᵀ`, the transpose of [`Weights`]: to gradients by weights.
 pub struct WeightsTransposed;
 
@@ -62,6 +68,22 @@ impl Transform<SMALL, SMALL> for Source {
     unsafe fn apply<S: Simd>(d: [S::V; SMALL]) -> [S::V; SMALL] {
         // SAFETY: the caller's word.
         unsafe { [S::sub(d[0], d[2]), S::add(d[1], d[2]), S::sub(d[2], d[1]), S::sub(d[3], d[1])] }
+    }
+}
+
+impl Transform<STRIDED, STRIDED> for Source {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(d: [S::V; STRIDED]) -> [S::V; STRIDED] {
+        // SAFETY: the caller's word.
+        unsafe { [S::sub(d[0], d[2]), d[2], S::sub(d[4], d[2]), d[1], d[3]] }
+    }
+}
+
+impl Transform<3, STRIDED> for Source {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(d: [S::V; 3]) -> [S::V; STRIDED] {
+        // SAFETY: the caller's word.
+        unsafe { [S::sub(d[0], d[1]), d[1], S::sub(d[2], d[1]), d[0], d[1]] }
     }
 }
 
@@ -102,6 +124,22 @@ impl Transform<SMALL, 2> for Result {
     }
 }
 
+impl Transform<STRIDED, 2> for Result {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(m: [S::V; STRIDED]) -> [S::V; 2] {
+        // SAFETY: the caller's word.
+        unsafe { [S::add(S::add(m[0], m[1]), m[3]), S::add(S::add(m[1], m[2]), m[4])] }
+    }
+}
+
+impl Transform<STRIDED, 4> for Result {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(m: [S::V; STRIDED]) -> [S::V; 4] {
+        // SAFETY: the caller's word.
+        unsafe { [m[3], S::add(m[0], m[1]), m[4], S::add(m[1], m[2])] }
+    }
+}
+
 impl Transform<4, IN> for ResultTransposed {
     #[inline(always)]
     unsafe fn apply<S: Simd>(y: [S::V; 4]) -> [S::V; IN] {
@@ -124,6 +162,14 @@ impl Transform<2, IN> for ResultTransposed {
             let (odd1, odd2) = (S::mul(S::splat(HALF_ROOT), y[1]), S::mul(S::splat(ROOT), y[1]));
             [y[0], S::add(y[0], odd1), S::sub(y[0], odd1), S::add(y[0], odd2), S::sub(y[0], odd2), y[1]]
         }
+    }
+}
+
+impl Transform<2, STRIDED> for ResultTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(y: [S::V; 2]) -> [S::V; STRIDED] {
+        // SAFETY: the caller's word.
+        unsafe { [y[0], S::add(y[0], y[1]), y[1], y[0], y[1]] }
     }
 }
 
@@ -152,6 +198,14 @@ impl Transform<3, SMALL> for Weights {
             let (even, odd) = (S::mul(half, S::add(g[0], g[2])), S::mul(half, g[1]));
             [g[0], S::add(even, odd), S::sub(even, odd), g[2]]
         }
+    }
+}
+
+impl Transform<3, 4> for WeightsStrided {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(g: [S::V; 3]) -> [S::V; 4] {
+        // SAFETY: the caller's word.
+        unsafe { [g[0], S::add(g[0], g[2]), g[2], g[1]] }
     }
 }
 
@@ -185,6 +239,14 @@ impl Transform<IN, 3> for WeightsTransposed {
                 S::fma(third, S::sub(sum2, sum1), u[5]),
             ]
         }
+    }
+}
+
+impl Transform<4, 3> for WeightsTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(u: [S::V; 4]) -> [S::V; 3] {
+        // SAFETY: the caller's word.
+        unsafe { [S::add(u[0], u[1]), u[3], S::add(u[1], u[2])] }
     }
 }
 
