@@ -1,4 +1,5 @@
-//! Weight gradient: F(3×3, 4×4) or F(5×5, 2×2), the transpose of the forward transforms with the sum over tiles in the middle.
+//! Weight gradient: F(3×3, 4×4), F(5×5, 2×2) or that of 3×3 with stride 2, the transpose of the forward transforms with the
+//! sum over tiles in the middle.
 //!
 //! The pixels of both operands are transformed, every position's product is summed over tiles to a gradient in transformed
 //! form, and that is transformed back. How the work is [`Cut`] depends on the shape only, sums are added in order.

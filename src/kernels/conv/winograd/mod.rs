@@ -43,8 +43,8 @@ const TERMS: usize = 16;
 /// Up to so many strided tiles may reach far beyond their images.
 const MANY: usize = 128;
 
-/// A convolution by 3×3 or 5×5 with stride 1, or by 3×3 with stride 2, forward or its data gradient: from `sc` channels of `sh`×`sw` pixels to
-/// `dc` channels of `dh`×`dw`.
+/// A convolution by 3×3 or 5×5 with stride 1, or by 3×3 with stride 2, forward or its data gradient: from `sc` channels of
+/// `sh`×`sw` pixels to `dc` channels of `dh`×`dw`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // said above
 pub struct Task {

@@ -1,5 +1,6 @@
 //! Sums into results.
 
+use super::Kind;
 use super::transform::{IN, Result, SMALL, STRIDED, Transform, square};
 use crate::kernels::conv::epilogue::{Finish, PerChannel, mode};
 use crate::kernels::conv::moments::Tiles;
@@ -16,9 +17,8 @@ pub struct Write {
     /// Floats from one result row and pixel to the next.
     pub pitch: [usize; 2],
     pub channels: usize,
-    /// Products and results along each axis of a tile.
-    pub products: usize,
-    pub out: usize,
+    /// Which transform makes results of sums.
+    pub kind: Kind,
     /// Whether the largest of 2×2 results is written for them: pitches are those of what is written.
     pub pool: bool,
 }
@@ -196,12 +196,12 @@ pub unsafe fn results_of(
         unsafe { tiles.open(pixels) };
         let first = tiles.is_first();
         let to = Some((&mut tiles.sums, first));
-        match (write.products, write.out) {
-            (SMALL, _) => run!(PLAIN, SMALL, 2, false, true, to),
-            (STRIDED, 2) => run!(PLAIN, STRIDED, 2, false, true, to),
-            (STRIDED, _) => run!(PLAIN, STRIDED, 4, false, true, to),
-            (_, 4) => run!(PLAIN, IN, 4, false, true, to),
-            _ => run!(PLAIN, IN, 2, false, true, to),
+        match write.kind {
+            Kind::F4 => run!(PLAIN, IN, 4, false, true, to),
+            Kind::F2 => run!(PLAIN, SMALL, 2, false, true, to),
+            Kind::F2K5 => run!(PLAIN, IN, 2, false, true, to),
+            Kind::Strided => run!(PLAIN, STRIDED, 2, false, true, to),
+            Kind::StridedBack => run!(PLAIN, STRIDED, 4, false, true, to),
         }
         tiles.count(pixels);
         return;
@@ -215,13 +215,13 @@ pub unsafe fn results_of(
             }
         };
     }
-    match (write.products, write.out, write.pool) {
-        (_, _, true) if write.finish.mode() == mode::PLAIN => run!(PLAIN, IN, 4, true),
-        (_, _, true) => run!(NORM, IN, 4, true),
-        (SMALL, _, _) => by_mode!(SMALL, 2),
-        (STRIDED, 2, _) => by_mode!(STRIDED, 2),
-        (STRIDED, _, _) => by_mode!(STRIDED, 4),
-        (_, 4, _) => by_mode!(IN, 4),
-        _ => by_mode!(IN, 2),
+    match write.kind {
+        Kind::F4 if write.pool && write.finish.mode() == mode::PLAIN => run!(PLAIN, IN, 4, true),
+        Kind::F4 if write.pool => run!(NORM, IN, 4, true),
+        Kind::F4 => by_mode!(IN, 4),
+        Kind::F2 => by_mode!(SMALL, 2),
+        Kind::F2K5 => by_mode!(IN, 2),
+        Kind::Strided => by_mode!(STRIDED, 2),
+        Kind::StridedBack => by_mode!(STRIDED, 4),
     }
 }

@@ -145,65 +145,37 @@ unsafe fn half<S: Simd, T: Transform<FROM, TO>, const FROM: usize, const TO: usi
     }
 }
 
-/// # Safety
-/// As [`transform_body`].
-#[inline(always)]
-unsafe fn source_body<S: Simd, const SIDE: usize, const PRODUCTS: usize, const STEP: usize>(
-    square: &Square,
-    to: *mut f32,
-    places: &Positions,
-) where
-    Source: Transform<SIDE, PRODUCTS>,
-{
-    // SAFETY: the caller's word.
-    unsafe { transform_body::<S, Source, SIDE, PRODUCTS, STEP>(square, to, places) }
-}
-
-/// # Safety
-/// As [`transform_body`].
-#[inline(always)]
-unsafe fn gradient_body<S: Simd, const OUT: usize, const PRODUCTS: usize>(
-    square: &Square,
-    to: *mut f32,
-    places: &Positions,
-) where
-    ResultTransposed: Transform<OUT, PRODUCTS>,
-{
-    // SAFETY: the caller's word.
-    unsafe { transform_body::<S, ResultTransposed, OUT, PRODUCTS, OUT>(square, to, places) }
-}
-
 multiversion! {
     /// Transforms the source pixels of one tile of 4×4 results.
-    fn source_4(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, IN, 4];
+    fn source_4(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, IN, IN, 4];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 5×5.
-    fn source_2(square: &Square, to: *mut f32, places: &Positions) = source_body, [IN, IN, 2];
+    fn source_2(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, IN, IN, 2];
 }
 multiversion! {
     /// The same of 2×2 results under a kernel of 3×3.
-    fn source_small(square: &Square, to: *mut f32, places: &Positions) = source_body, [SMALL, SMALL, 2];
+    fn source_small(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, SMALL, SMALL, 2];
 }
 multiversion! {
     /// The same with stride 2.
-    fn source_strided(square: &Square, to: *mut f32, places: &Positions) = source_body, [STRIDED, STRIDED, 4];
+    fn source_strided(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, STRIDED, STRIDED, 4];
 }
 multiversion! {
     /// The same of the gradients by the results with stride 2.
-    fn source_strided_back(square: &Square, to: *mut f32, places: &Positions) = source_body, [3, STRIDED, 2];
+    fn source_strided_back(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, 3, STRIDED, 2];
 }
 multiversion! {
     /// Transforms the gradients by the 4×4 results of one tile.
-    fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [4, IN];
+    fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = transform_body, [ResultTransposed, 4, IN, 4];
 }
 multiversion! {
     /// The same by 2×2 results.
-    fn gradient_2(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2, IN];
+    fn gradient_2(square: &Square, to: *mut f32, places: &Positions) = transform_body, [ResultTransposed, 2, IN, 2];
 }
 multiversion! {
     /// The same by 2×2 results with stride 2.
-    fn gradient_strided(square: &Square, to: *mut f32, places: &Positions) = gradient_body, [2, STRIDED];
+    fn gradient_strided(square: &Square, to: *mut f32, places: &Positions) = transform_body, [ResultTransposed, 2, STRIDED, 2];
 }
 
 impl Square {

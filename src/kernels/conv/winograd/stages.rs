@@ -205,8 +205,7 @@ impl Product {
             finish: run.finish.at(first),
             pitch: [self.line(), of.dc],
             channels: self.channels(panel),
-            products: of.scheme.products,
-            out: of.scheme.out,
+            kind: of.scheme.kind,
             pool: self.pool,
         };
         let channels = first..first + write.channels;
