@@ -1,4 +1,4 @@
-//! Weight gradient: F(3×3, 4×4), F(5×5, 2×2) or that of 3×3 with stride 2, the transpose of the forward transforms with the
+//! Weight gradient: F(3×3, 4×4), F(4×4, 3×3), F(5×5, 2×2) or that of 3×3 with stride 2, the transpose of the forward transforms with the
 //! sum over tiles in the middle.
 //!
 //! The pixels of both operands are transformed, every position's product is summed over tiles to a gradient in transformed
@@ -157,7 +157,7 @@ impl Kernel for BackwardWeights {
         let parts = if self.parts() > 1 { "_parts" } else { "" };
         format!(
             "conv_winograd_backward_weights_{}{parts}_{}x{}_{}",
-            task.scheme.name,
+            task.name(),
             tile_rows(*isa, 2),
             2 * isa.lanes(),
             isa.name()
@@ -182,12 +182,12 @@ impl Kernel for BackwardWeights {
     }
 
     fn scratch(&self) -> usize {
-        let zeros = self.sides.zeros_len();
+        let spare = self.sides.spare_len();
         let ([rows, pitch], weights) = (self.block(), self.sides.task.weights());
         let floats = match self.cut {
-            Cut::Whole => zeros.max(weights * (rows * pitch + 16)),
-            Cut::Chunks(_) => zeros,
-            Cut::Parts { .. } => zeros + self.sides.floats() + weights * self.plane(),
+            Cut::Whole => spare.max(weights * (rows * pitch + 16)),
+            Cut::Chunks(_) => spare,
+            Cut::Parts { .. } => spare + self.sides.floats() + weights * self.plane(),
         };
         floats * size_of::<f32>()
     }
@@ -204,7 +204,7 @@ impl Kernel for BackwardWeights {
             phase += 1;
         }
         let of = &self.sides.task;
-        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
+        let src = args.src::<f32>(0).at(0, of.n * of.image_len());
         let diff_dst = args.src::<f32>(1).at(0, of.n * of.dh * of.dw * of.dc);
         let (scratch, operands, len) = (scratch.cast::<f32>(), [src, diff_dst], of.weights_len());
         let positions = || args.dst::<f32>(2).at(0, self.positions_len());
@@ -234,14 +234,14 @@ impl BackwardWeights {
         task: usize,
         operands: [*const f32; 2],
         positions: *mut f32,
-        zeros: *mut f32,
+        spare: *mut f32,
     ) {
         let tiles = self.tiles(chunk);
         let rows = task * TILES..((task + 1) * TILES).min(tiles.len());
-        // SAFETY: the caller's word; scratch holds zeros for either side.
+        // SAFETY: the caller's word; scratch has what either side wants.
         unsafe {
-            zeros.write_bytes(0, self.sides.zeros_len());
-            self.sides.transform((tiles.start + rows.start, rows), operands, zeros, positions);
+            spare.write_bytes(0, self.sides.spare_len());
+            self.sides.transform((tiles.start + rows.start, rows), operands, spare, positions);
         }
     }
 
@@ -283,15 +283,15 @@ impl BackwardWeights {
         let Cut::Parts { parts, tiles: few, .. } = self.cut else { return };
         let tiles = share(part, parts, sides.task.tiles());
         let channels = [0..sides.task.sc, 0..sides.task.dc];
-        let zeros = scratch;
-        let positions = zeros.wrapping_add(sides.zeros_len());
+        let spare = scratch;
+        let positions = spare.wrapping_add(sides.spare_len());
         let sums = positions.wrapping_add(sides.floats());
-        // SAFETY: scratch holds zeros, the positions of a few tiles and the sums of all.
+        // SAFETY: scratch holds what a side wants, the positions of a few tiles and the sums of all.
         unsafe {
-            zeros.write_bytes(0, sides.zeros_len());
+            spare.write_bytes(0, sides.spare_len());
             for first in tiles.clone().step_by(few) {
                 let count = few.min(tiles.end - first);
-                sides.transform((first, 0..count), operands, zeros, positions);
+                sides.transform((first, 0..count), operands, spare, positions);
                 for weight in 0..sides.task.weights() {
                     let to = sums.wrapping_add(weight * self.plane());
                     let sums = Sums { to, pitch: self.pitch, add: first > tiles.start };
@@ -324,9 +324,10 @@ impl BackwardWeights {
         to: *mut f32,
     ) {
         for (row, channel) in of_source.enumerate() {
-            let to = to.wrapping_add(channel * self.sides.task.dc + of_gradient.start);
+            let taps = self.sides.task.taps_of(channel);
+            let to = to.wrapping_add(taps.first + of_gradient.start);
             // SAFETY: the caller's word.
-            unsafe { self.sides.weights_of(sums.wrapping_add(row * pitch), plane, to, of_gradient.len()) };
+            unsafe { self.sides.weights_of(sums.wrapping_add(row * pitch), plane, to, &taps, of_gradient.len()) };
         }
     }
 }

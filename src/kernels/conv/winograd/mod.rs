@@ -1,6 +1,8 @@
 //! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; F(2×2, 3×3)
 //! for small images: 16 where it needs 36, with fewer weights to read; and 2×2 results of a 3×3 kernel with stride 2: 25
-//! where it needs 36.
+//! where it needs 36. Layers of few channels with larger kernels and strides, as the first ones of many networks, are
+//! F(4×4, 3×3) or F(3×3, 4×4) of pixels put together ([`SpaceToDepth`]): 36 products for 11×11 with stride 4 where direct
+//! summation needs 121 for each of 16 results, 144 for 7×7 with stride 2 where it needs 49 for each of 9.
 //!
 //! Results are cut into tiles ([`Scheme`]). The source pixels of a tile are transformed, channel by channel, into
 //! *positions*; for each position the tiles are the rows of one matrix product with the transformed weights; what comes
@@ -19,6 +21,7 @@ mod results;
 mod scheme;
 mod sides;
 mod source;
+mod space_to_depth;
 mod stages;
 mod tile;
 mod transform;
@@ -31,11 +34,14 @@ use super::Geometry;
 use crate::algorithm::Algorithm;
 use scheme::{Kind, Scheme};
 use source::Positions;
+use space_to_depth::{SpaceToDepth, Taps};
 
 /// Kernels that there are transforms for.
 pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
 /// Fewer channels on either side than this do not pay for the transforms, with stride 1 and 2.
 const CHANNELS: [usize; 2] = [32, 64];
+/// Fewer channels than this of pixels that are put together.
+const DEPTH: usize = 12;
 /// Fewer tiles than this leave the products without rows.
 const TILES: usize = 12;
 /// Fewer tiles than this leave the weight gradient without terms.
@@ -43,8 +49,8 @@ const TERMS: usize = 16;
 /// Up to so many strided tiles may reach far beyond their images.
 const MANY: usize = 128;
 
-/// A convolution by 3×3 or 5×5 with stride 1, or by 3×3 with stride 2, forward or its data gradient: from `sc` channels of
-/// `sh`×`sw` pixels to `dc` channels of `dh`×`dw`.
+/// A convolution by 3×3, 4×4 or 5×5 with stride 1, or by 3×3 with stride 2, forward or its data gradient: from `sc`
+/// channels of `sh`×`sw` pixels to `dc` channels of `dh`×`dw`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // said above
 pub struct Task {
@@ -60,6 +66,8 @@ pub struct Task {
     pub pad: [usize; 2],
     /// Whether the weights are turned: the data gradient.
     pub turned: bool,
+    /// Where the pixels of the source come from, if they are put together.
+    pub space_to_depth: Option<SpaceToDepth>,
 }
 
 impl Task {
@@ -76,18 +84,27 @@ impl Task {
             Scheme::STRIDED => (Scheme::STRIDED_BACK, first.map(|pad| (most - pad) / 2)),
             scheme => (scheme, first.map(|pad| most - pad)),
         };
-        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, scheme, pad, turned: true }.small()
+        Self { n, sh: oh, sw: ow, sc: oc, dh: ih, dw: iw, dc: ic, scheme, pad, turned: true, space_to_depth: None }
+            .small()
     }
 
     /// The convolution as its weight gradient sees it, whose tiles are always large.
     pub fn backward_weights(geometry: &Geometry) -> Self {
         let Geometry { n, ih, iw, ic, oc, oh, ow, window, .. } = *geometry;
         let (scheme, pad) = (Self::large(geometry), [window.pad[0][0], window.pad[1][0]]);
-        Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, scheme, pad, turned: false }
+        let (space_to_depth, turned) = (SpaceToDepth::of(geometry), false);
+        let Some(image) = space_to_depth else {
+            return Self { n, sh: ih, sw: iw, sc: ic, dh: oh, dw: ow, dc: oc, scheme, pad, turned, space_to_depth };
+        };
+        let ([sh, sw], sc) = ([oh, ow].map(|results| results + image.taps() - 1), image.depth());
+        Self { n, sh, sw, sc, dh: oh, dw: ow, dc: oc, scheme, pad: [0; 2], turned, space_to_depth }
     }
 
     /// The scheme of many tiles.
     fn large(geometry: &Geometry) -> Scheme {
+        if let Some(image) = SpaceToDepth::of(geometry) {
+            return if image.taps() == 3 { Scheme::F4 } else { Scheme::F3K4 };
+        }
         match (geometry.window.kernel[0], geometry.window.stride[0]) {
             (3, 1) => Scheme::F4,
             (3, _) => Scheme::STRIDED,
@@ -117,9 +134,32 @@ impl Task {
         Positions::new(self.positions(), tiles, channels)
     }
 
+    /// Taps of the kernel along an axis, as the layer has it.
+    pub fn kernel(&self) -> usize {
+        self.space_to_depth.map_or(self.scheme.kernel, |image| image.kernel)
+    }
+
     /// Floats of the weights.
     pub fn weights_len(&self) -> usize {
-        self.scheme.kernel.pow(2) * self.sc * self.dc
+        self.kernel().pow(2) * self.space_to_depth.map_or(self.sc, |image| image.channels) * self.dc
+    }
+
+    /// Floats of an image of the source.
+    pub fn image_len(&self) -> usize {
+        self.space_to_depth.map_or(self.sh * self.sw * self.sc, |image| image.image())
+    }
+
+    /// Where the weights of a source channel lie.
+    fn taps_of(&self, channel: usize) -> Taps {
+        let (kernel, tap) = (self.scheme.kernel, self.sc * self.dc);
+        let plain = Taps { first: channel * self.dc, step: [kernel * tap, tap], count: [kernel; 2] };
+        self.space_to_depth.map_or(plain, |image| image.taps_of(channel, self.dc))
+    }
+
+    /// The scheme, and the stride if pixels are put together, for names of kernels and formats.
+    fn name(&self) -> String {
+        let stride = self.space_to_depth.map_or(String::new(), |image| format!("s{}", image.stride));
+        format!("{}{stride}", self.scheme.name)
     }
 
     /// Tiles along each axis of an image.
@@ -175,14 +215,18 @@ pub struct Tile {
     pub x: usize,
 }
 
-/// Why a convolution and its data gradient are not computed this way; `None` if they are. A rule in shape and permission
-/// only.
+/// Why a convolution is not computed this way; `None` if it is. A rule in shape and permission only.
 pub fn refusal(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     refused(algorithm, geometry).or_else(|| {
         let tiles = Task::forward(geometry).tiles();
         let wasteful = || wasteful(geometry).filter(|_| tiles > MANY);
         if tiles < TILES { Some(format!("{tiles} tiles, fewer than {TILES}")) } else { wasteful() }
     })
+}
+
+/// The same of the data gradient.
+pub fn refusal_of_data(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
+    refusal(algorithm, geometry).or_else(|| SpaceToDepth::of(geometry).map(|_| "few channels".to_owned()))
 }
 
 /// The same of the weight gradient.
@@ -207,6 +251,12 @@ fn refused(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     let Geometry { ic, oc, groups, window, .. } = *geometry;
     if algorithm == Algorithm::Direct {
         return Some("algorithm is direct".to_owned());
+    }
+    let image = SpaceToDepth::of(geometry);
+    if let Some(image) = image {
+        let ([least, _], depth) = (CHANNELS, image.depth());
+        let few = oc < least || depth < DEPTH;
+        return few.then(|| format!("{depth} channels of {0}x{0} pixels to {oc}, fewer than {DEPTH} or {least}", image.stride));
     }
     if !KERNELS.contains(&window.kernel) || window.dilation != [1, 1] || groups != 1 {
         return Some("not 3x3 or 5x5 with dilation 1 and one group".to_owned());

@@ -83,7 +83,8 @@ impl Pack {
     pub fn format(&self) -> String {
         let Task { sc, dc, turned, .. } = self.task;
         let direction = if turned { "backward_data" } else { "forward" };
-        format!("winograd_{direction} {} {} {sc}to{dc}", self.task.scheme.name, self.isa.name())
+        let kernel = self.task.kernel();
+        format!("winograd_{direction} {} {} k{kernel} {sc}to{dc}", self.task.name(), self.isa.name())
     }
 
     fn chunks(&self) -> usize {
@@ -135,11 +136,12 @@ pub unsafe fn transform_weights(
     let weights = weights.wrapping_add(first * lane);
     let lanes = panels.nr.min(dc - first);
     let packed = packed.wrapping_sub(channels.start * panels.nr);
-    let columns = Columns { weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
+    let columns = Columns { task, weights, tap, step, lane, turned, lanes, packed, plane: panels.plane() };
     let transform = match task.scheme.kind {
         Kind::F4 => transform_3,
         Kind::F2 => transform_small,
         Kind::F2K5 => transform_5,
+        Kind::F3K4 => transform_4,
         Kind::Strided | Kind::StridedBack => transform_strided,
     };
     // SAFETY: the caller's word.
@@ -147,7 +149,8 @@ pub unsafe fn transform_weights(
 }
 
 /// What a task reads and writes: one panel.
-struct Columns {
+struct Columns<'a> {
+    task: &'a Task,
     weights: *const f32,
     tap: usize,
     step: usize,
@@ -167,7 +170,7 @@ const SQUARE: usize = 8;
 /// Weights and positions are those of source channels `from` to `to` of a panel.
 #[inline(always)]
 unsafe fn transform_body<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SIDE: usize>(
-    columns: &Columns,
+    columns: &Columns<'_>,
     from: usize,
     to: usize,
 ) {
@@ -175,6 +178,9 @@ unsafe fn transform_body<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, c
     unsafe {
         let nr = 2 * S::LANES;
         let mut c = from;
+        if columns.task.space_to_depth.is_some() {
+            return scattered::<S, T, TAPS, SIDE>(columns, from, to);
+        }
         if columns.lane == 1 {
             while c < to {
                 let at = columns.weights.wrapping_add(c * columns.step);
@@ -220,6 +226,36 @@ unsafe fn transform_body<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, c
     }
 }
 
+/// The same of taps that lie apart and may be missing.
+///
+/// # Safety
+/// As [`transform_body`].
+#[inline(always)]
+unsafe fn scattered<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SIDE: usize>(
+    columns: &Columns<'_>,
+    from: usize,
+    to: usize,
+) {
+    let mut rows = Transposed([[[0.0; SQUARE * 32]; TAPS]; TAPS]);
+    for c in from..to {
+        let taps = columns.task.taps_of(c);
+        for (y, row) in rows.0.iter_mut().enumerate() {
+            for (x, row) in row.iter_mut().enumerate() {
+                let row = &mut row[..columns.lanes];
+                if y < taps.count[0] && x < taps.count[1] {
+                    let at = columns.weights.wrapping_add(taps.first + y * taps.step[0] + x * taps.step[1]);
+                    // SAFETY: the tap's weights have the panel's lanes.
+                    row.copy_from_slice(unsafe { std::slice::from_raw_parts(at, columns.lanes) });
+                } else {
+                    row.fill(0.0);
+                }
+            }
+        }
+        // SAFETY: the caller's word.
+        unsafe { channel::<S, T, TAPS, SIDE>(columns, c, rows.0.as_flattened().as_flattened().as_ptr(), SQUARE * 32) };
+    }
+}
+
 /// Weights by tap, source channel and result channel.
 #[repr(align(64))]
 struct Transposed<const TAPS: usize>([[[f32; SQUARE * 32]; TAPS]; TAPS]);
@@ -231,7 +267,7 @@ struct Transposed<const TAPS: usize>([[[f32; SQUARE * 32]; TAPS]; TAPS]);
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
 unsafe fn channel<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SIDE: usize>(
-    columns: &Columns,
+    columns: &Columns<'_>,
     c: usize,
     weights: *const f32,
     tap: usize,
@@ -262,14 +298,17 @@ unsafe fn channel<S: Simd, T: Transform<TAPS, SIDE>, const TAPS: usize, const SI
 }
 
 multiversion! {
-    fn transform_3(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 3, IN];
+    fn transform_3(columns: &Columns<'_>, from: usize, to: usize) = transform_body, [Weights, 3, IN];
 }
 multiversion! {
-    fn transform_small(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 3, SMALL];
+    fn transform_small(columns: &Columns<'_>, from: usize, to: usize) = transform_body, [Weights, 3, SMALL];
 }
 multiversion! {
-    fn transform_strided(columns: &Columns, from: usize, to: usize) = transform_body, [WeightsStrided, 3, 4];
+    fn transform_strided(columns: &Columns<'_>, from: usize, to: usize) = transform_body, [WeightsStrided, 3, 4];
 }
 multiversion! {
-    fn transform_5(columns: &Columns, from: usize, to: usize) = transform_body, [Weights, 5, IN];
+    fn transform_4(columns: &Columns<'_>, from: usize, to: usize) = transform_body, [Weights, 4, IN];
+}
+multiversion! {
+    fn transform_5(columns: &Columns<'_>, from: usize, to: usize) = transform_body, [Weights, 5, IN];
 }

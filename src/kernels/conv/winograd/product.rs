@@ -1,7 +1,7 @@
 //! Forward and data gradient: how the work is cut, and what a task runs of the [`stages`](super::stages).
 
 use super::pack::{Panels, transform_weights};
-use super::source::{Positions, zeros_len};
+use super::source::{Positions, spare_len};
 use super::stages::{Behind, Run};
 use super::{Geometry, Scheme, Task, Tile};
 use crate::kernels::conv::micro::tile_rows;
@@ -185,23 +185,23 @@ impl Product {
                 if raw { self.panels.with_depth(DEPTH.min(self.task.sc)).panel_len() } else { 0 },
             ),
         };
-        let zeros = zeros_len(&self.task);
-        Layout { tiles, source, weights, sums: self.task.places(tiles, self.panels.nr), zeros }
+        let spare = spare_len(&self.task);
+        Layout { tiles, source, weights, sums: self.task.places(tiles, self.panels.nr), spare }
     }
 }
 
-/// Scratch of a task: positions of the source, a panel of weights, positions of the sums, zeros.
+/// Scratch of a task: positions of the source, a panel of weights, positions of the sums, what transforms want.
 struct Layout {
     tiles: usize,
     source: usize,
     weights: usize,
     sums: Positions,
-    zeros: usize,
+    spare: usize,
 }
 
 impl Layout {
     fn floats(&self) -> usize {
-        self.source + self.weights + self.sums.floats() + self.zeros
+        self.source + self.weights + self.sums.floats() + self.spare
     }
 }
 
@@ -225,7 +225,7 @@ impl ByChannels for Product {
         let epilogue = self.passed.map_or_else(|| self.epilogue.name(), Passed::name);
         format!(
             "{what}{epilogue}{behind}_{}{cut}_{}x{}_{}",
-            self.task.scheme.name,
+            self.task.name(),
             tile_rows(self.isa, 2),
             self.panels.nr,
             self.isa.name()
@@ -275,12 +275,12 @@ impl Kernel for Product {
             return;
         }
         let (of, layout, source) = (&self.task, self.layout(), scratch.cast::<f32>());
-        let zeros = source.wrapping_add(layout.floats() - layout.zeros);
-        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
+        let spare = source.wrapping_add(layout.floats() - layout.spare);
+        let src = args.src::<f32>(0).at(0, of.n * of.image_len());
         // SAFETY: scratch is as large as `scratch()` says.
         unsafe {
-            zeros.write_bytes(0, layout.zeros);
-            self.transform((of.tile(0), of.tiles()), src, zeros, source, self.all());
+            spare.write_bytes(0, layout.spare);
+            self.transform((of.tile(0), of.tiles()), src, spare, source, self.all());
         }
     }
 
@@ -290,8 +290,8 @@ impl Kernel for Product {
         let source = scratch.cast::<f32>();
         let weights = source.wrapping_add(layout.source);
         let sums = weights.wrapping_add(layout.weights);
-        let zeros = sums.wrapping_add(layout.sums.floats());
-        let src = args.src::<f32>(0).at(0, of.n * of.sh * of.sw * of.sc);
+        let spare = sums.wrapping_add(layout.sums.floats());
+        let src = args.src::<f32>(0).at(0, of.n * of.image_len());
         let (len, result) = (self.written(of.n * of.dh) * self.line(), self.result());
         // The tiles of this task.
         let transforms = task < self.multiplying().start;
@@ -311,10 +311,10 @@ impl Kernel for Product {
             dst: args.dst::<f32>(result).at(0, len),
             src,
             behind: match self.cut {
-                Cut::Blocks { .. } => {
+                Cut::Blocks { .. } if of.space_to_depth.is_none() => {
                     Some(Behind::new(of.tile(tiles.end), count * of.scheme.step, self.panels.count * of.positions()))
                 }
-                Cut::Panels { .. } => None,
+                _ => None,
             },
             part: self.moments.then(|| Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)),
             sums_part: self.passed.map(|passed| {
@@ -328,8 +328,8 @@ impl Kernel for Product {
             match self.cut {
                 Cut::Blocks { .. } => {
                     let places = of.places(layout.tiles, of.sc);
-                    zeros.write_bytes(0, layout.zeros);
-                    self.transform((first, count), src, zeros, source, places);
+                    spare.write_bytes(0, layout.spare);
+                    self.transform((first, count), src, spare, source, places);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
                     for panel in 0..self.panels.count {
                         let weights = packed.wrapping_add(self.panels.start(panel, 0));
@@ -339,9 +339,9 @@ impl Kernel for Product {
                 Cut::Panels { .. } if transforms => {
                     let places = self.all();
                     let positions = args.dst::<f32>(result + 1).at(0, places.floats());
-                    zeros.write_bytes(0, layout.zeros);
+                    spare.write_bytes(0, layout.spare);
                     let to = positions.wrapping_add(tiles.start * places.pitch);
-                    self.transform((first, count), src, zeros, to, places);
+                    self.transform((first, count), src, spare, to, places);
                 }
                 Cut::Panels { raw, own } => {
                     let panel = task - self.multiplying().start;

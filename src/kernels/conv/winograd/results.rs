@@ -200,6 +200,7 @@ pub unsafe fn results_of(
             Kind::F4 => run!(PLAIN, IN, 4, false, true, to),
             Kind::F2 => run!(PLAIN, SMALL, 2, false, true, to),
             Kind::F2K5 => run!(PLAIN, IN, 2, false, true, to),
+            Kind::F3K4 => run!(PLAIN, IN, 3, false, true, to),
             Kind::Strided => run!(PLAIN, STRIDED, 2, false, true, to),
             Kind::StridedBack => run!(PLAIN, STRIDED, 4, false, true, to),
         }
@@ -221,6 +222,7 @@ pub unsafe fn results_of(
         Kind::F4 => by_mode!(IN, 4),
         Kind::F2 => by_mode!(SMALL, 2),
         Kind::F2K5 => by_mode!(IN, 2),
+        Kind::F3K4 => by_mode!(IN, 3),
         Kind::Strided => by_mode!(STRIDED, 2),
         Kind::StridedBack => by_mode!(STRIDED, 4),
     }

@@ -9,6 +9,8 @@ pub enum Kind {
     F2,
     /// F(2×2, 5×5).
     F2K5,
+    /// F(3×3, 4×4).
+    F3K4,
     /// 2×2 results of a kernel of 3×3 with stride 2. Even source values meet the outer two taps, F(2, 2) along an axis; odd
     /// ones meet the middle tap.
     Strided,
@@ -46,6 +48,8 @@ impl Scheme {
         Self { kind: Kind::F2, name: "f2", kernel: 3, side: 4, step: 2, products: 4, weights: 4, out: 2, run: 64 };
     pub const F2K5: Self =
         Self { kind: Kind::F2K5, name: "f2k5", kernel: 5, side: 6, step: 2, products: 6, weights: 6, out: 2, run: 8 };
+    pub const F3K4: Self =
+        Self { kind: Kind::F3K4, name: "f3k4", kernel: 4, side: 6, step: 3, products: 6, weights: 6, out: 3, run: 32 };
     pub const STRIDED: Self = Self {
         kind: Kind::Strided,
         name: "f2s2",

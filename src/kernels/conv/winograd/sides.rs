@@ -1,9 +1,9 @@
 //! Tiles of both operands of a weight gradient: into positions, summed over tiles, back into weights.
 
-use super::source::{Positions, transform_gradient, transform_source, zeros_len};
+use super::source::{Positions, transform_gradient, transform_source, spare_len};
 use super::tile::{Rows, sum_over_tiles};
 use super::transform::{IN, Transform, WeightsTransposed, square};
-use super::{Kind, Task};
+use super::{Kind, Task, Taps};
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::share;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -43,9 +43,9 @@ impl Sides {
         self.source.floats() + self.gradient.floats()
     }
 
-    /// Zeros that [`transform`](Self::transform) wants.
-    pub fn zeros_len(&self) -> usize {
-        zeros_len(&self.task)
+    /// Floats that [`transform`](Self::transform) wants besides.
+    pub fn spare_len(&self) -> usize {
+        spare_len(&self.task)
     }
 
     /// Gradients of a panel.
@@ -56,12 +56,12 @@ impl Sides {
     /// Transforms the pixels of the tiles from number `first` on to `rows` of the positions `to`.
     ///
     /// # Safety
-    /// The operands are those of the task, `zeros` are as many as wanted; the rows are writable.
+    /// The operands are those of the task, `spare` was zero before the first tile; the rows are writable.
     pub unsafe fn transform(
         &self,
         (first, rows): (usize, Range<usize>),
         [src, diff_dst]: [*const f32; 2],
-        zeros: *const f32,
+        spare: *mut f32,
         to: *mut f32,
     ) {
         let (isa, of) = (self.isa, &self.task);
@@ -72,9 +72,9 @@ impl Sides {
             // SAFETY: the caller's word.
             unsafe {
                 let to = to.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, [tile, next], src, zeros, to, &self.source);
+                transform_source(isa, of, [tile, next], src, spare, to, &self.source);
                 let to = gradients.wrapping_add(row * self.gradient.pitch);
-                transform_gradient(isa, of, [tile, next], diff_dst, zeros, to, &self.gradient);
+                transform_gradient(isa, of, [tile, next], diff_dst, spare, to, &self.gradient);
             }
             tile = next;
         }
@@ -140,31 +140,32 @@ impl Sides {
         }
     }
 
-    /// Transforms sums of one source channel, whose positions are `plane` floats apart, into gradients by its weights.
+    /// Transforms sums of one source channel, whose positions are `plane` floats apart, into gradients by its weights, the
+    /// first of which is `to`.
     ///
     /// # Safety
     /// As [`weights_body`].
-    pub unsafe fn weights_of(&self, from: *const f32, plane: usize, to: *mut f32, channels: usize) {
-        let of = &self.task;
-        let weights_of = match of.scheme.kind {
+    pub unsafe fn weights_of(&self, from: *const f32, plane: usize, to: *mut f32, taps: &Taps, channels: usize) {
+        let weights_of = match self.task.scheme.kind {
             Kind::F4 => weights_3,
+            Kind::F3K4 => weights_4,
             Kind::Strided => weights_strided,
             _ => weights_5,
         };
         // SAFETY: the caller's word.
-        unsafe { weights_of(self.isa, from, plane, to, of.sc * of.dc, channels) };
+        unsafe { weights_of(self.isa, from, plane, to, taps, channels) };
     }
 }
 
 /// # Safety
-/// `from` is readable for whole vectors of `channels` at every position, `to` writable for `channels` at every tap.
+/// `from` is readable for whole vectors of `channels` at every position, `to` writable for `channels` at every tap there is.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // closures would not inherit the shell's target features
 unsafe fn weights_body<S: Simd, const SIDE: usize, const TAPS: usize>(
     from: *const f32,
     plane: usize,
     to: *mut f32,
-    tap: usize,
+    taps: &Taps,
     channels: usize,
 ) where
     WeightsTransposed: Transform<SIDE, TAPS>,
@@ -181,9 +182,10 @@ unsafe fn weights_body<S: Simd, const SIDE: usize, const TAPS: usize>(
                 }
             }
             let values = square::<S, WeightsTransposed, SIDE, TAPS>(values);
-            for y in 0..TAPS {
-                for x in 0..TAPS {
-                    S::store_partial(to.wrapping_add((y * TAPS + x) * tap + c), values[y][x], lanes);
+            for y in 0..TAPS.min(taps.count[0]) {
+                for x in 0..TAPS.min(taps.count[1]) {
+                    let at = y * taps.step[0] + x * taps.step[1] + c;
+                    S::store_partial(to.wrapping_add(at), values[y][x], lanes);
                 }
             }
         }
@@ -192,13 +194,17 @@ unsafe fn weights_body<S: Simd, const SIDE: usize, const TAPS: usize>(
 
 multiversion! {
     /// Transforms sums of one source channel into gradients by its 3×3 weights.
-    fn weights_3(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [IN, 3];
+    fn weights_3(from: *const f32, plane: usize, to: *mut f32, taps: &Taps, channels: usize) = weights_body, [IN, 3];
+}
+multiversion! {
+    /// The same by 4×4 weights.
+    fn weights_4(from: *const f32, plane: usize, to: *mut f32, taps: &Taps, channels: usize) = weights_body, [IN, 4];
 }
 multiversion! {
     /// The same by 5×5 weights.
-    fn weights_5(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [IN, 5];
+    fn weights_5(from: *const f32, plane: usize, to: *mut f32, taps: &Taps, channels: usize) = weights_body, [IN, 5];
 }
 multiversion! {
     /// The same by 3×3 weights with stride 2.
-    fn weights_strided(from: *const f32, plane: usize, to: *mut f32, tap: usize, channels: usize) = weights_body, [4, 3];
+    fn weights_strided(from: *const f32, plane: usize, to: *mut f32, taps: &Taps, channels: usize) = weights_body, [4, 3];
 }

@@ -154,6 +154,10 @@ multiversion! {
     fn source_2(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, IN, IN, 2];
 }
 multiversion! {
+    /// The same of 3×3 results under a kernel of 4×4.
+    fn source_3(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, IN, IN, 3];
+}
+multiversion! {
     /// The same of 2×2 results under a kernel of 3×3.
     fn source_small(square: &Square, to: *mut f32, places: &Positions) = transform_body, [Source, SMALL, SMALL, 2];
 }
@@ -168,6 +172,10 @@ multiversion! {
 multiversion! {
     /// Transforms the gradients by the 4×4 results of one tile.
     fn gradient_4(square: &Square, to: *mut f32, places: &Positions) = transform_body, [ResultTransposed, 4, IN, 4];
+}
+multiversion! {
+    /// The same by 3×3 results.
+    fn gradient_3(square: &Square, to: *mut f32, places: &Positions) = transform_body, [ResultTransposed, 3, IN, 3];
 }
 multiversion! {
     /// The same by 2×2 results.
@@ -202,6 +210,15 @@ impl Square {
         Self { rows, columns, ahead: start, pitch, channels }
     }
 
+    /// The square of `side` pixels, so many floats apart, that lie at `first` in rows.
+    fn gathered(side: usize, first: *const f32, pixel: usize, channels: usize) -> Self {
+        let mut rows = [first; IN];
+        for (y, row) in rows.iter_mut().enumerate().take(side) {
+            *row = first.wrapping_add(y * side * pixel);
+        }
+        Self { rows, columns: [0, side], ahead: first, pitch: [pixel, side * pixel], channels }
+    }
+
     /// The same, asking for the pixels from `first` on, row and column, of `image`.
     fn asking(self, image: *const f32, first: [isize; 2]) -> Self {
         let at = first[0] * self.pitch[1] as isize + first[1] * self.pitch[0] as isize;
@@ -209,39 +226,51 @@ impl Square {
     }
 }
 
-/// Zeros that the transforms of a tile of a task want.
-pub fn zeros_len(task: &Task) -> usize {
+/// Floats that the transforms of a tile of a task want: zeros, then room for a square of pixels that are gathered.
+pub fn spare_len(task: &Task) -> usize {
+    zeros_len(task) + task.space_to_depth.map_or(0, |image| image.square_len(task.scheme.side))
+}
+
+/// As many zeros as a row of a tile has floats.
+fn zeros_len(task: &Task) -> usize {
     (task.scheme.side * task.sc).max(task.scheme.out * task.dc).next_multiple_of(16)
 }
 
 /// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
 ///
 /// # Safety
-/// `src` is the whole source of `task`, `zeros` are as many zeros as a row of a tile has floats ([`zeros_len`]); the
-/// positions are writable.
+/// `src` is the whole source of `task`, `spare` was zero before the first tile ([`spare_len`]); the positions are writable.
 pub unsafe fn transform_source(
     isa: crate::simd::Isa,
     task: &Task,
     [tile, next]: [Tile; 2],
     src: *const f32,
-    zeros: *const f32,
+    spare: *mut f32,
     to: *mut f32,
     places: &Positions,
 ) {
-    let first = |tile: Tile| {
-        let [y, x] = task.source_of(tile);
-        [y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize]
+    let (scheme, image) = (task.scheme, task.image_len());
+    let square = if let Some(pixels) = &task.space_to_depth {
+        let gathered = spare.wrapping_add(zeros_len(task));
+        // SAFETY: the caller's word.
+        unsafe { pixels.gather(isa, src.wrapping_add(tile.image * image), task.source_of(tile), scheme.side, gathered) };
+        Square::gathered(scheme.side, gathered, pixels.pitch(), task.sc)
+    } else {
+        let first = |tile: Tile| {
+            let [y, x] = task.source_of(tile);
+            [y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize]
+        };
+        // Of the next, what this one and the tiles above do not read.
+        let ahead = first(next).map(|at| at + (scheme.side - scheme.step) as isize);
+        let size = [task.sh, task.sw];
+        Square::new(scheme.side, src.wrapping_add(tile.image * image), size, task.sc, first(tile), spare)
+            .asking(src.wrapping_add(next.image * image), ahead)
     };
-    let (size, image) = ([task.sh, task.sw], task.sh * task.sw * task.sc);
-    // Of the next, what this one and the tiles above do not read.
-    let scheme = task.scheme;
-    let ahead = first(next).map(|at| at + (scheme.side - scheme.step) as isize);
-    let square = Square::new(scheme.side, src.wrapping_add(tile.image * image), size, task.sc, first(tile), zeros)
-        .asking(src.wrapping_add(next.image * image), ahead);
     let source = match scheme.kind {
         Kind::F4 => source_4,
         Kind::F2 => source_small,
         Kind::F2K5 => source_2,
+        Kind::F3K4 => source_3,
         Kind::Strided => source_strided,
         Kind::StridedBack => source_strided_back,
     };
@@ -253,24 +282,25 @@ pub unsafe fn transform_source(
 /// `next`.
 ///
 /// # Safety
-/// `diff_dst` is the whole gradient by the results of `task`, `zeros` are as many zeros as a row of a tile has floats
-/// ([`zeros_len`]); the positions are writable.
+/// `diff_dst` is the whole gradient by the results of `task`, `spare` was zero before the first tile ([`spare_len`]); the
+/// positions are writable.
 pub unsafe fn transform_gradient(
     isa: crate::simd::Isa,
     task: &Task,
     [tile, next]: [Tile; 2],
     diff_dst: *const f32,
-    zeros: *const f32,
+    spare: *const f32,
     to: *mut f32,
     places: &Positions,
 ) {
     let first = |tile: Tile| [tile.y as isize, tile.x as isize];
     let (size, image) = ([task.dh, task.dw], task.dh * task.dw * task.dc);
     let square =
-        Square::new(task.scheme.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), zeros)
+        Square::new(task.scheme.out, diff_dst.wrapping_add(tile.image * image), size, task.dc, first(tile), spare)
             .asking(diff_dst.wrapping_add(next.image * image), first(next));
     let gradient = match task.scheme.kind {
         Kind::F4 => gradient_4,
+        Kind::F3K4 => gradient_3,
         Kind::Strided => gradient_strided,
         _ => gradient_2,
     };

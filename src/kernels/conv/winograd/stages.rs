@@ -109,7 +109,7 @@ impl Product {
         &self,
         (first, count): (Tile, usize),
         src: *const f32,
-        zeros: *const f32,
+        spare: *mut f32,
         to: *mut f32,
         places: Positions,
     ) {
@@ -119,7 +119,7 @@ impl Product {
             // SAFETY: the caller's word.
             unsafe {
                 let to = to.wrapping_add(row * places.pitch);
-                transform_source(self.isa, &self.task, [tile, next], src, zeros, to, &places);
+                transform_source(self.isa, &self.task, [tile, next], src, spare, to, &places);
             }
             tile = next;
         }

@@ -1,8 +1,8 @@
-//! The transforms of F(4×4, 3×3) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, of F(2×2, 3×3) with the points 0, ±1, ∞,
-//! and of 3×3 with stride 2 with the points 0, 1, ∞, along one axis, on vectors of channels.
+//! The transforms of F(4×4, 3×3), F(3×3, 4×4) and F(2×2, 5×5) with the points 0, ±√½, ±√2, ∞, of F(2×2, 3×3) with the
+//! points 0, ±1, ∞, and of 3×3 with stride 2 with the points 0, 1, ∞, along one axis, on vectors of channels.
 //!
 //! With `y = Aᵀ((G g) ⊙ (Bᵀ d))` the results of a row of six source values come from six products: four results of three
-//! weights, or two of five. `Bᵀ` is the same for both. The small scheme has four products for two results of three weights.
+//! weights, three of four, or two of five. `Bᵀ` is the same for all. The small scheme has four products for two results of three weights.
 //! These points keep all factors near one, which is what keeps the error close to that of direct summation (Barabasz,
 //! Anderson, Soodhalter and Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep neural
 //! networks", 2020).
@@ -116,6 +116,22 @@ impl Transform<IN, 2> for Result {
     }
 }
 
+impl Transform<IN, 3> for Result {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 3] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
+            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            [
+                S::add(m[0], S::add(sum1, sum2)),
+                S::mul(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1)),
+                S::fma(S::splat(0.5), S::fma(S::splat(4.0), sum2, sum1), m[5]),
+            ]
+        }
+    }
+}
+
 impl Transform<SMALL, 2> for Result {
     #[inline(always)]
     unsafe fn apply<S: Simd>(m: [S::V; SMALL]) -> [S::V; 2] {
@@ -165,6 +181,18 @@ impl Transform<2, IN> for ResultTransposed {
     }
 }
 
+impl Transform<3, IN> for ResultTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(y: [S::V; 3]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (even1, odd1) = (S::fma(S::splat(0.5), y[2], y[0]), S::mul(S::splat(HALF_ROOT), y[1]));
+            let (even2, odd2) = (S::fma(S::splat(2.0), y[2], y[0]), S::mul(S::splat(ROOT), y[1]));
+            [y[0], S::add(even1, odd1), S::sub(even1, odd1), S::add(even2, odd2), S::sub(even2, odd2), y[2]]
+        }
+    }
+}
+
 impl Transform<2, STRIDED> for ResultTransposed {
     #[inline(always)]
     unsafe fn apply<S: Simd>(y: [S::V; 2]) -> [S::V; STRIDED] {
@@ -209,6 +237,22 @@ impl Transform<3, 4> for WeightsStrided {
     }
 }
 
+impl Transform<4, IN> for Weights {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(g: [S::V; 4]) -> [S::V; IN] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (third, half, two) = (S::splat(1.0 / 3.0), S::splat(0.5), S::splat(2.0));
+            let even1 = S::mul(third, S::fma(two, g[0], g[2]));
+            let odd1 = S::mul(S::splat(ROOT / 3.0), S::fma(half, g[3], g[1]));
+            let even2 = S::mul(third, S::fma(half, g[0], g[2]));
+            let odd2 = S::mul(S::splat(ROOT / 6.0), S::fma(two, g[3], g[1]));
+            let minus = S::sub(S::splat(0.0), even1);
+            [g[0], S::sub(minus, odd1), S::add(minus, odd1), S::add(even2, odd2), S::sub(even2, odd2), g[3]]
+        }
+    }
+}
+
 impl Transform<5, IN> for Weights {
     #[inline(always)]
     unsafe fn apply<S: Simd>(g: [S::V; 5]) -> [S::V; IN] {
@@ -247,6 +291,25 @@ impl Transform<4, 3> for WeightsTransposed {
     unsafe fn apply<S: Simd>(u: [S::V; 4]) -> [S::V; 3] {
         // SAFETY: the caller's word.
         unsafe { [S::add(u[0], u[1]), u[3], S::add(u[1], u[2])] }
+    }
+}
+
+impl Transform<IN, 4> for WeightsTransposed {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 4] {
+        // SAFETY: the caller's word.
+        unsafe {
+            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
+            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(ROOT / 6.0));
+            let (half, two) = (S::splat(0.5), S::splat(2.0));
+            [
+                S::fma(third, S::fma(half, sum2, S::mul(S::splat(-2.0), sum1)), u[0]),
+                S::mul(sixth, S::fma(two, diff1, diff2)),
+                S::mul(third, S::sub(sum2, sum1)),
+                S::fma(sixth, S::fma(two, diff2, diff1), u[5]),
+            ]
+        }
     }
 }
 
