@@ -36,7 +36,9 @@ impl<'a> Lowering<'a> {
     fn data_way(&self, geometry: &Geometry, algorithm: Algorithm) -> Way {
         let isa = self.options.isa;
         let Some(channels) = depthwise::refusal(isa, geometry) else { return Way::Depthwise };
-        let Some(tiles) = winograd::refusal_of_data(self.options.algorithm.and(algorithm), geometry) else { return Way::Tiles };
+        let Some(tiles) = winograd::refusal_of_data(self.options.algorithm.and(algorithm), geometry) else {
+            return Way::Tiles;
+        };
         let Some(spread) = spread::refusal(isa, geometry, true) else { return Way::Spread };
         Way::Direct([channels, tiles, spread])
     }

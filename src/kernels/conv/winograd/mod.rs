@@ -256,7 +256,9 @@ fn refused(algorithm: Algorithm, geometry: &Geometry) -> Option<String> {
     if let Some(image) = image {
         let ([least, _], depth) = (CHANNELS, image.depth());
         let few = oc < least || depth < DEPTH;
-        return few.then(|| format!("{depth} channels of {0}x{0} pixels to {oc}, fewer than {DEPTH} or {least}", image.stride));
+        return few.then(|| {
+            format!("{depth} channels of {0}x{0} pixels to {oc}, fewer than {DEPTH} or {least}", image.stride)
+        });
     }
     if !KERNELS.contains(&window.kernel) || window.dilation != [1, 1] || groups != 1 {
         return Some("not 3x3 or 5x5 with dilation 1 and one group".to_owned());

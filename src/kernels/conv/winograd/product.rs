@@ -1,7 +1,7 @@
 //! Forward and data gradient: how the work is cut, and what a task runs of the [`stages`](super::stages).
 
 use super::pack::{Panels, transform_weights};
-use super::source::{Positions, spare_len};
+use super::source::{Positions, spare_len, transform_source};
 use super::stages::{Behind, Run};
 use super::{Geometry, Scheme, Task, Tile};
 use crate::kernels::conv::micro::tile_rows;
@@ -280,7 +280,7 @@ impl Kernel for Product {
         // SAFETY: scratch is as large as `scratch()` says.
         unsafe {
             spare.write_bytes(0, layout.spare);
-            self.transform((of.tile(0), of.tiles()), src, spare, source, self.all());
+            transform_source(self.isa, of, (of.tile(0), of.tiles()), src, spare, source, &self.all());
         }
     }
 
@@ -329,7 +329,7 @@ impl Kernel for Product {
                 Cut::Blocks { .. } => {
                     let places = of.places(layout.tiles, of.sc);
                     spare.write_bytes(0, layout.spare);
-                    self.transform((first, count), src, spare, source, places);
+                    transform_source(self.isa, of, (first, count), src, spare, source, &places);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
                     for panel in 0..self.panels.count {
                         let weights = packed.wrapping_add(self.panels.start(panel, 0));
@@ -341,7 +341,7 @@ impl Kernel for Product {
                     let positions = args.dst::<f32>(result + 1).at(0, places.floats());
                     spare.write_bytes(0, layout.spare);
                     let to = positions.wrapping_add(tiles.start * places.pitch);
-                    self.transform((first, count), src, spare, to, places);
+                    transform_source(self.isa, of, (first, count), src, spare, to, &places);
                 }
                 Cut::Panels { raw, own } => {
                     let panel = task - self.multiplying().start;

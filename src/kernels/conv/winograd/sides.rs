@@ -1,9 +1,9 @@
 //! Tiles of both operands of a weight gradient: into positions, summed over tiles, back into weights.
 
-use super::source::{Positions, transform_gradient, transform_source, spare_len};
+use super::source::{Positions, spare_len, transform_gradient, transform_source};
 use super::tile::{Rows, sum_over_tiles};
 use super::transform::{IN, Transform, WeightsTransposed, square};
-use super::{Kind, Task, Taps};
+use super::{Kind, Taps, Task};
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::share;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
@@ -67,12 +67,15 @@ impl Sides {
         let (isa, of) = (self.isa, &self.task);
         let gradients = to.wrapping_add(self.source.floats());
         let mut tile = of.tile(first);
+        // SAFETY: the caller's word.
+        unsafe {
+            let to = to.wrapping_add(rows.start * self.source.pitch);
+            transform_source(isa, of, (tile, rows.len()), src, spare, to, &self.source);
+        }
         for row in rows {
             let next = of.next(tile);
             // SAFETY: the caller's word.
             unsafe {
-                let to = to.wrapping_add(row * self.source.pitch);
-                transform_source(isa, of, [tile, next], src, spare, to, &self.source);
                 let to = gradients.wrapping_add(row * self.gradient.pitch);
                 transform_gradient(isa, of, [tile, next], diff_dst, spare, to, &self.gradient);
             }

@@ -1,8 +1,8 @@
 //! Tiles of pixels into positions.
 
 use super::transform::{IN, ResultTransposed, SMALL, STRIDED, Source, Transform};
-use super::{Kind, Task, Tile};
-use crate::simd::{Simd, dispatch::multiversion};
+use super::{Kind, Scheme, Task, Tile};
+use crate::simd::{Isa, Simd, dispatch::multiversion};
 use std::hint::black_box;
 
 /// Where positions go. A position's channels are cut into panels: tile `t`, position `q`, channel `c` of a panel `p` lie at
@@ -210,13 +210,13 @@ impl Square {
         Self { rows, columns, ahead: start, pitch, channels }
     }
 
-    /// The square of `side` pixels, so many floats apart, that lie at `first` in rows.
-    fn gathered(side: usize, first: *const f32, pixel: usize, channels: usize) -> Self {
+    /// The square of `side` pixels from `first` on, all of which are there: floats from one to the next and from line to line.
+    fn gathered(side: usize, first: *const f32, pitch: [usize; 2], channels: usize) -> Self {
         let mut rows = [first; IN];
         for (y, row) in rows.iter_mut().enumerate().take(side) {
-            *row = first.wrapping_add(y * side * pixel);
+            *row = first.wrapping_add(y * pitch[1]);
         }
-        Self { rows, columns: [0, side], ahead: first, pitch: [pixel, side * pixel], channels }
+        Self { rows, columns: [0, side], ahead: first, pitch, channels }
     }
 
     /// The same, asking for the pixels from `first` on, row and column, of `image`.
@@ -226,9 +226,18 @@ impl Square {
     }
 }
 
-/// Floats that the transforms of a tile of a task want: zeros, then room for a square of pixels that are gathered.
+/// Tiles whose pixels are gathered at a time.
+const STRIP: usize = 12;
+
+/// Floats that the transforms of a tile of a task want: zeros, then room for pixels that are gathered.
 pub fn spare_len(task: &Task) -> usize {
-    zeros_len(task) + task.space_to_depth.map_or(0, |image| image.square_len(task.scheme.side))
+    zeros_len(task) + task.space_to_depth.map_or(0, |image| image.room(strip_of(task, STRIP)))
+}
+
+/// Lines and columns of the source under so many tiles side by side.
+fn strip_of(task: &Task, tiles: usize) -> [usize; 2] {
+    let Scheme { side, step, .. } = task.scheme;
+    [side, side + (tiles - 1) * step]
 }
 
 /// As many zeros as a row of a tile has floats.
@@ -236,37 +245,21 @@ fn zeros_len(task: &Task) -> usize {
     (task.scheme.side * task.sc).max(task.scheme.out * task.dc).next_multiple_of(16)
 }
 
-/// Transforms the source pixels of a tile to `to`, the place of its first position, and asks for those of the `next`.
+/// Transforms the source pixels of `count` tiles to `to`, the place of the first tile's first position.
 ///
 /// # Safety
 /// `src` is the whole source of `task`, `spare` was zero before the first tile ([`spare_len`]); the positions are writable.
 pub unsafe fn transform_source(
-    isa: crate::simd::Isa,
+    isa: Isa,
     task: &Task,
-    [tile, next]: [Tile; 2],
+    (first, count): (Tile, usize),
     src: *const f32,
     spare: *mut f32,
     to: *mut f32,
     places: &Positions,
 ) {
-    let (scheme, image) = (task.scheme, task.image_len());
-    let square = if let Some(pixels) = &task.space_to_depth {
-        let gathered = spare.wrapping_add(zeros_len(task));
-        // SAFETY: the caller's word.
-        unsafe { pixels.gather(isa, src.wrapping_add(tile.image * image), task.source_of(tile), scheme.side, gathered) };
-        Square::gathered(scheme.side, gathered, pixels.pitch(), task.sc)
-    } else {
-        let first = |tile: Tile| {
-            let [y, x] = task.source_of(tile);
-            [y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize]
-        };
-        // Of the next, what this one and the tiles above do not read.
-        let ahead = first(next).map(|at| at + (scheme.side - scheme.step) as isize);
-        let size = [task.sh, task.sw];
-        Square::new(scheme.side, src.wrapping_add(tile.image * image), size, task.sc, first(tile), spare)
-            .asking(src.wrapping_add(next.image * image), ahead)
-    };
-    let source = match scheme.kind {
+    let scheme = task.scheme;
+    let transform = match scheme.kind {
         Kind::F4 => source_4,
         Kind::F2 => source_small,
         Kind::F2K5 => source_2,
@@ -274,8 +267,40 @@ pub unsafe fn transform_source(
         Kind::Strided => source_strided,
         Kind::StridedBack => source_strided_back,
     };
-    // SAFETY: the caller's word.
-    unsafe { source(isa, &square, to, places) };
+    let at = |tile: Tile| {
+        let [y, x] = task.source_of(tile);
+        [y as isize - task.pad[0] as isize, x as isize - task.pad[1] as isize]
+    };
+    let image = |tile: Tile| src.wrapping_add(tile.image * task.image_len());
+    let (mut tile, mut row) = (first, 0);
+    while row < count {
+        // SAFETY: the caller's word.
+        unsafe {
+            let to = to.wrapping_add(row * places.pitch);
+            if let Some(pixels) = &task.space_to_depth {
+                let strip = STRIP.min(count - row).min((task.dw - tile.x).div_ceil(scheme.out));
+                let gathered = spare.wrapping_add(zeros_len(task));
+                let size = strip_of(task, strip);
+                pixels.gather(isa, image(tile), task.source_of(tile), size, gathered);
+                for number in 0..strip {
+                    let first = gathered.wrapping_add(number * scheme.step * pixels.pitch());
+                    let square =
+                        Square::gathered(scheme.side, first, [pixels.pitch(), size[1] * pixels.pitch()], task.sc);
+                    transform(isa, &square, to.wrapping_add(number * places.pitch), places);
+                    tile = task.next(tile);
+                }
+                row += strip;
+            } else {
+                let next = task.next(tile);
+                // Of the next, what this one and the tiles above do not read.
+                let ahead = at(next).map(|at| at + (scheme.side - scheme.step) as isize);
+                let square = Square::new(scheme.side, image(tile), [task.sh, task.sw], task.sc, at(tile), spare)
+                    .asking(image(next), ahead);
+                transform(isa, &square, to, places);
+                (tile, row) = (next, row + 1);
+            }
+        }
+    }
 }
 
 /// Transforms the gradients by the results of a tile to `to`, the place of its first position, and asks for those of the
@@ -285,7 +310,7 @@ pub unsafe fn transform_source(
 /// `diff_dst` is the whole gradient by the results of `task`, `spare` was zero before the first tile ([`spare_len`]); the
 /// positions are writable.
 pub unsafe fn transform_gradient(
-    isa: crate::simd::Isa,
+    isa: Isa,
     task: &Task,
     [tile, next]: [Tile; 2],
     diff_dst: *const f32,

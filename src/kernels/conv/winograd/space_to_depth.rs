@@ -3,12 +3,13 @@
 
 use crate::kernels::conv::Geometry;
 use crate::simd::{Isa, Simd, dispatch::multiversion};
+use std::ops::Range;
 
 /// Most floats of a line of pixels that become one.
 const RUN: usize = 16;
 /// Taps along an axis that there are schemes for.
 const TAPS: std::ops::RangeInclusive<usize> = 3..=4;
-/// Floats behind the square of pixels of a tile that whole vectors may reach.
+/// Floats behind gathered pixels that whole vectors may reach.
 const OVERRUN: usize = 32;
 
 /// The image and the kernel before.
@@ -76,9 +77,9 @@ impl SpaceToDepth {
         self.depth().next_multiple_of(16)
     }
 
-    /// Floats of a square of so many pixels along each axis.
-    pub fn square_len(&self, side: usize) -> usize {
-        side * side * self.pitch() + OVERRUN
+    /// Floats of so many lines and columns of pixels.
+    pub fn room(&self, size: [usize; 2]) -> usize {
+        size[0] * size[1] * self.pitch() + OVERRUN
     }
 
     /// The taps of a channel, whose weights have `results` numbers each.
@@ -93,98 +94,110 @@ impl SpaceToDepth {
         }
     }
 
-    /// Gathers the square of `side` pixels from `first` on, line and column, with zeros around the image.
+    /// Gathers `size` lines and columns of pixels, the first of which is `first`, with zeros around the image.
     ///
     /// # Safety
-    /// `image` is readable, `to` writable for [`square_len`](Self::square_len).
-    pub unsafe fn gather(&self, isa: Isa, image: *const f32, first: [usize; 2], side: usize, to: *mut f32) {
+    /// `image` is readable, `to` writable for their [`room`](Self::room).
+    pub unsafe fn gather(&self, isa: Isa, image: *const f32, first: [usize; 2], size: [usize; 2], to: *mut f32) {
+        let (run, line, stride) = (self.run(), self.line(), self.stride as isize);
         let at = [0, 1].map(|axis| (first[axis] * self.stride) as isize - self.pad[axis] as isize);
-        let pixels = (side * self.stride) as isize;
-        let end = (at[1] + pixels) * self.channels as isize + isa.lanes() as isize;
-        let inside = at[0] >= 0
-            && at[1] >= 0
-            && at[0] + pixels <= self.size[0] as isize
-            && end <= self.line() as isize;
-        let (square, vectors) = (Square { of: self, image, at, side, to }, self.run().div_ceil(isa.lanes()));
-        let gather = match (inside, self.stride, vectors) {
-            (true, 2, 1) => gather_2,
-            (true, 2, _) => gather_2_wide,
-            (true, 3, 1) => gather_3,
-            (true, 3, _) => gather_3_wide,
-            (true, _, 1) => gather_4,
-            (true, _, _) => gather_4_wide,
-            (false, ..) => gather_edge,
+        let vectors = run.div_ceil(isa.lanes());
+        // Pixels that lie inside the image as far as whole vectors reach.
+        let before = (-at[1]).max(0) as usize / self.stride + usize::from(at[1] < 0 && at[1] % stride != 0);
+        let start = at[1] * self.channels as isize + (vectors * isa.lanes()) as isize;
+        let end = ((line as isize - start).max(-1) + run as isize) as usize / run;
+        let before = before.min(size[1]);
+        let inside = before..end.clamp(before, size[1]);
+        let gather = match (self.stride, vectors) {
+            (2, 1) => gather_2,
+            (2, _) => gather_2_wide,
+            (3, 1) => gather_3,
+            (3, _) => gather_3_wide,
+            (_, 1) => gather_4,
+            _ => gather_4_wide,
         };
-        // SAFETY: the caller's word; whole vectors stay within the lines of pixels inside the image.
-        unsafe { gather(isa, &square) };
+        for y in 0..size[0] {
+            let row = at[0] + y as isize * stride;
+            let to = to.wrapping_add(y * size[1] * self.pitch());
+            let edge = |pixels: Range<usize>| {
+                for x in pixels {
+                    let pixel = Pixels { of: self, image, at: [row, at[1] + x as isize * stride], count: 1 };
+                    // SAFETY: the caller's word.
+                    unsafe { gather_edge(isa, &pixel, to.wrapping_add(x * self.pitch())) };
+                }
+            };
+            if row < 0 || row + stride > self.size[0] as isize {
+                edge(0..size[1]);
+                continue;
+            }
+            edge(0..inside.start);
+            let column = at[1] + inside.start as isize * stride;
+            let pixels = Pixels { of: self, image, at: [row, column], count: inside.len() };
+            // SAFETY: the caller's word; what vectors write too much is written again, by pixels behind.
+            unsafe { gather(isa, &pixels, to.wrapping_add(inside.start * self.pitch())) };
+            edge(inside.end..size[1]);
+        }
     }
 }
 
-/// Pixels to gather.
-struct Square<'a> {
+/// Pixels of a line to gather.
+struct Pixels<'a> {
     of: &'a SpaceToDepth,
     image: *const f32,
     /// The first line and column of pixels before.
     at: [isize; 2],
-    side: usize,
-    to: *mut f32,
+    count: usize,
 }
 
 /// # Safety
-/// All pixels and a vector behind those of every line are inside the image; the CPU has the level's features.
+/// The pixels and as many whole vectors lie inside the lines of the image; `to` is writable for the pixels and whole
+/// vectors behind; the CPU has the level's features.
 #[inline(always)]
-unsafe fn inside_body<S: Simd, const STRIDE: usize, const VECTORS: usize>(square: &Square<'_>) {
-    let Square { of, side, mut to, .. } = *square;
+unsafe fn inside_body<S: Simd, const STRIDE: usize, const VECTORS: usize>(pixels: &Pixels<'_>, to: *mut f32) {
+    let Pixels { of, at, .. } = *pixels;
     let (run, line, pitch) = (of.run(), of.line(), of.pitch());
-    let mut lines = square.image.wrapping_offset(square.at[0] * line as isize + square.at[1] * of.channels as isize);
-    for _ in 0..side {
-        let mut from = lines;
-        for _ in 0..side {
-            // What a vector writes too much is written again: by the line below, then by the next pixel.
-            for y in 0..STRIDE {
-                for v in 0..VECTORS {
-                    let (from, to) = (from.wrapping_add(y * line), to.wrapping_add(y * run));
-                    // SAFETY: the caller's word.
-                    unsafe { S::store(to.wrapping_add(v * S::LANES), S::load(from.wrapping_add(v * S::LANES))) };
-                }
+    let (mut from, mut to) = (pixels.image.wrapping_offset(at[0] * line as isize + at[1] * of.channels as isize), to);
+    for _ in 0..pixels.count {
+        // What a vector writes too much is written again: by the line below, then by the next pixel.
+        for y in 0..STRIDE {
+            for v in 0..VECTORS {
+                let (from, to) = (from.wrapping_add(y * line), to.wrapping_add(y * run));
+                // SAFETY: the caller's word.
+                unsafe { S::store(to.wrapping_add(v * S::LANES), S::load(from.wrapping_add(v * S::LANES))) };
             }
-            from = from.wrapping_add(run);
-            to = to.wrapping_add(pitch);
         }
-        lines = lines.wrapping_add(STRIDE * line);
+        from = from.wrapping_add(run);
+        to = to.wrapping_add(pitch);
     }
 }
 
+/// One pixel, which may lie partly outside the image.
+///
 /// # Safety
-/// The CPU has the level's features.
+/// `to` is writable for the pixel; the CPU has the level's features.
 #[inline(always)]
-unsafe fn edge_body<S: Simd>(square: &Square<'_>) {
-    let Square { of, image, at, side, to } = *square;
-    let (run, line, pitch, stride) = (of.run(), of.line(), of.pitch(), of.stride as isize);
+unsafe fn edge_body<S: Simd>(pixel: &Pixels<'_>, to: *mut f32) {
+    let Pixels { of, image, at: [row, column], .. } = *pixel;
+    let (run, line) = (of.run(), of.line());
     let [height, width] = of.size.map(|size| size as isize);
-    for pixel in 0..side * side {
-        for y in 0..of.stride {
-            let to = to.wrapping_add(pixel * pitch + y * run);
-            let [row, column] = [at[0] + (pixel / side) as isize * stride + y as isize, at[1] + (pixel % side) as isize * stride];
-            let (first, end) = (column.clamp(0, width), (column + stride).clamp(0, width));
-            let from = image.wrapping_offset(row * line as isize + column * of.channels as isize);
-            let row_inside = row >= 0 && row < height;
-            for v in (0..run).step_by(S::LANES) {
-                let lanes = S::LANES.min(run - v);
-                let (from, to) = (from.wrapping_add(v), to.wrapping_add(v));
-                // SAFETY: what is read lies inside the image, what is written inside the square.
-                unsafe {
-                    if row_inside && end - first == stride {
-                        S::store_partial(to, S::load_partial(from, lanes), lanes);
-                        continue;
-                    }
-                    S::store_partial(to, S::splat(0.0), lanes);
-                    if row_inside {
-                        let [first, end] = [first, end].map(|at| (at - column) as usize * of.channels);
-                        for lane in first.max(v)..end.min(v + lanes) {
-                            to.wrapping_add(lane - v).write(from.wrapping_add(lane - v).read_unaligned());
-                        }
-                    }
+    let [first, end] =
+        [column, column + of.stride as isize].map(|at| (at.clamp(0, width) - column) as usize * of.channels);
+    for y in 0..of.stride {
+        let (row, to) = (row + y as isize, to.wrapping_add(y * run));
+        let from = image.wrapping_offset(row * line as isize + column * of.channels as isize);
+        let (first, end) = if row >= 0 && row < height { (first, end) } else { (0, 0) };
+        for v in (0..run).step_by(S::LANES) {
+            let lanes = S::LANES.min(run - v);
+            let (from, to) = (from.wrapping_add(v), to.wrapping_add(v));
+            // SAFETY: what is read lies inside the image, what is written inside the pixel.
+            unsafe {
+                if end - first == run {
+                    S::store_partial(to, S::load_partial(from, lanes), lanes);
+                    continue;
+                }
+                S::store_partial(to, S::splat(0.0), lanes);
+                for lane in first.max(v)..end.min(v + lanes) {
+                    to.wrapping_add(lane - v).write(from.wrapping_add(lane - v).read_unaligned());
                 }
             }
         }
@@ -192,23 +205,23 @@ unsafe fn edge_body<S: Simd>(square: &Square<'_>) {
 }
 
 multiversion! {
-    fn gather_2(square: &Square<'_>) = inside_body, [2, 1];
+    fn gather_2(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [2, 1];
 }
 multiversion! {
-    fn gather_2_wide(square: &Square<'_>) = inside_body, [2, 2];
+    fn gather_2_wide(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [2, 2];
 }
 multiversion! {
-    fn gather_3(square: &Square<'_>) = inside_body, [3, 1];
+    fn gather_3(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [3, 1];
 }
 multiversion! {
-    fn gather_3_wide(square: &Square<'_>) = inside_body, [3, 2];
+    fn gather_3_wide(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [3, 2];
 }
 multiversion! {
-    fn gather_4(square: &Square<'_>) = inside_body, [4, 1];
+    fn gather_4(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [4, 1];
 }
 multiversion! {
-    fn gather_4_wide(square: &Square<'_>) = inside_body, [4, 2];
+    fn gather_4_wide(pixels: &Pixels<'_>, to: *mut f32) = inside_body, [4, 2];
 }
 multiversion! {
-    fn gather_edge(square: &Square<'_>) = edge_body;
+    fn gather_edge(pixels: &Pixels<'_>, to: *mut f32) = edge_body;
 }

@@ -6,7 +6,7 @@ use super::Tile;
 use super::pack::Panels;
 use super::product::Product;
 use super::results::{Write, results_of};
-use super::source::{Positions, transform_source};
+use super::source::Positions;
 use super::tile::{Rows, sum_over_channels};
 use crate::kernels::ahead::{LINE, ask};
 use crate::kernels::conv::epilogue::Finish;
@@ -101,30 +101,6 @@ impl Behind {
 }
 
 impl Product {
-    /// Transforms the source pixels of `count` tiles to `to`, the place of the first tile's first position.
-    ///
-    /// # Safety
-    /// As [`transform_source`].
-    pub(super) unsafe fn transform(
-        &self,
-        (first, count): (Tile, usize),
-        src: *const f32,
-        spare: *mut f32,
-        to: *mut f32,
-        places: Positions,
-    ) {
-        let mut tile = first;
-        for row in 0..count {
-            let next = self.task.next(tile);
-            // SAFETY: the caller's word.
-            unsafe {
-                let to = to.wrapping_add(row * places.pitch);
-                transform_source(self.isa, &self.task, [tile, next], src, spare, to, &places);
-            }
-            tile = next;
-        }
-    }
-
     /// Multiplies all positions of the tiles by those of a panel and transforms the sums into results.
     ///
     /// # Safety
