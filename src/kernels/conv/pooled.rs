@@ -1,11 +1,12 @@
-//! Direct convolution whose result only a maximum pooling reads: lines of it are pooled while they are in cache.
+//! Convolution whose result only a maximum pooling reads: lines of it are pooled while they are in cache.
 
 use std::ops::Range;
 
 use super::calls::{Operands, Results, Taken};
 use super::indirect::Indirect;
 use super::pack::Problem;
-use super::{Epilogue, Geometry};
+use super::winograd::Product;
+use super::{ByChannels, Epilogue, Geometry};
 use crate::kernels::pool::{MaxLines, PoolGeometry};
 use crate::kernels::{Kernel, share, tasks_for};
 use crate::simd::Isa;
@@ -19,20 +20,23 @@ const PARTS: usize = 16;
 /// With fewer tasks than that, work that is worth them stays in separate steps, which cut it by channels, too.
 const FEW: usize = 8;
 
-/// Convolution and maximum pooling. Operands: input, packed weights (as [`Forward`](super::Forward) has them), those of the
-/// epilogue, which adds no tensor, pooled output, rows of results from the upper parts of windows (if
-/// [`seams_len`](Self::seams_len) is not 0).
+/// Convolution and maximum pooling. Operands: input, packed weights (as [`Forward`](super::Forward) or
+/// [`Product`] has them), those of the epilogue, which adds no tensor, pooled output, rows of results from the upper parts
+/// of windows (if [`seams_len`](Self::seams_len) is not 0).
 ///
 /// A task computes a stretch of an image's lines, some at a time, behind those that windows still wait for, and pools what is
 /// complete. Where a window reaches into the next task's lines, the part above is pooled to a place of its own, and taken
 /// into the result in a second phase: no line is computed twice.
 #[derive(Debug)]
 pub struct Pooled {
-    inner: Indirect,
+    inner: Inner,
+    geometry: Geometry,
     epilogue: Epilogue,
     pool: MaxLines,
     /// The lines of each row of windows.
     windows: Vec<Range<usize>>,
+    /// Lines that are computed together: stretches begin with the first of them.
+    step: usize,
     /// Stretches that an image is cut into.
     parts: usize,
     /// Lines that a task has room for.
@@ -41,45 +45,79 @@ pub struct Pooled {
     seams: Vec<usize>,
 }
 
+/// What computes lines.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one per step
+enum Inner {
+    Direct(Indirect),
+    Tiles(Product),
+}
+
 impl Pooled {
-    /// The convolution of this geometry with the pooling of its result; `None` where separate steps are better.
+    /// Direct convolution of this geometry with the pooling of its result; `None` where separate steps are better.
     pub fn new(isa: Isa, geometry: Geometry, pooling: PoolGeometry, epilogue: Epilogue) -> Option<Self> {
-        let (problem, pool) = (Problem::forward(isa, geometry), MaxLines::new(isa, pooling)?);
+        let problem = Problem::forward(isa, geometry);
+        if !Indirect::stays(&problem) {
+            return None;
+        }
+        let inner = |room| Inner::Direct(Indirect::by_lines(problem, [geometry.oh, geometry.ow], geometry.oc, room));
+        Self::with(isa, (geometry, epilogue), pooling, 1, inner)
+    }
+
+    /// The same by transformed tiles.
+    pub fn by_tiles(isa: Isa, geometry: Geometry, pooling: PoolGeometry, epilogue: Epilogue) -> Option<Self> {
+        let product = Product::forward(isa, &geometry, epilogue, true);
+        let step = product.lines_at_a_time()?;
+        Self::with(isa, (geometry, epilogue), pooling, step, |_| Inner::Tiles(product))
+    }
+
+    /// By what computes `step` lines at a time, made for the lines that there is room for.
+    fn with(
+        isa: Isa,
+        (geometry, epilogue): (Geometry, Epilogue),
+        pooling: PoolGeometry,
+        step: usize,
+        inner: impl FnOnce(usize) -> Inner,
+    ) -> Option<Self> {
+        let pool = MaxLines::new(isa, pooling)?;
         let windows = pool.windows();
         let (lines, longest) = (windows.last()?.end, windows.iter().map(Range::len).max()?);
         let work = usize::try_from(geometry.flops() / 2).unwrap_or(usize::MAX);
-        if epilogue.add || work == 0 || !Indirect::stays(&problem) {
+        if epilogue.add || work == 0 {
             return None;
         }
         let line = geometry.ow * geometry.oc * size_of::<f32>();
-        let room = (ROOM[0] / line).max(2 * longest);
+        let room = (ROOM[0] / line).max(2 * longest).max(longest + step);
         // No stretch is shorter than a window, so that windows reach into one neighbour at most.
-        let parts = PARTS.min(tasks_for(work)).div_ceil(geometry.n).min(lines / longest).max(1);
+        let most = lines.div_ceil(step) / (longest + step - 1).div_ceil(step);
+        let parts = PARTS.min(tasks_for(work)).div_ceil(geometry.n).min(most).max(1);
         if room.saturating_mul(line) > ROOM[1] || geometry.n * parts < FEW.min(tasks_for(work)) {
             return None;
         }
-        let room = room.min(lines.div_ceil(parts));
-        let inner = Indirect::by_lines(problem, [geometry.oh, geometry.ow], geometry.oc, room);
+        let room = room.min(lines.div_ceil(step).div_ceil(parts) * step);
+        let mut this =
+            Self { inner: inner(room), geometry, epilogue, pool, windows, step, parts, room, seams: Vec::new() };
         let crosses = |window: &Range<usize>| {
-            (1..parts).map(|part| share(part, parts, lines).start).any(|line| window.start < line && line < window.end)
+            (1..parts).map(|part| this.stretch(part).start).any(|line| window.start < line && line < window.end)
         };
-        let seams = (0..windows.len()).filter(|&row| crosses(&windows[row])).collect();
-        Some(Self { inner, epilogue, pool, windows, parts, room, seams })
+        this.seams = (0..this.windows.len()).filter(|&row| crosses(&this.windows[row])).collect();
+        Some(this)
+    }
+
+    /// The lines of a stretch.
+    fn stretch(&self, part: usize) -> Range<usize> {
+        let own = share(part, self.parts, self.lines().div_ceil(self.step));
+        own.start * self.step..self.lines().min(own.end * self.step)
     }
 
     /// Floats of the operand for the upper parts of windows.
     pub fn seams_len(&self) -> usize {
-        self.images() * self.seams.len() * self.pool.row_len()
-    }
-
-    fn images(&self) -> usize {
-        self.inner.problem.geometry.n
+        self.geometry.n * self.seams.len() * self.pool.row_len()
     }
 
     /// Floats of a line of the convolution's results.
     fn line(&self) -> usize {
-        let Geometry { ow, oc, .. } = self.inner.problem.geometry;
-        ow * oc
+        self.geometry.ow * self.geometry.oc
     }
 
     /// Lines that some window reads.
@@ -89,12 +127,12 @@ impl Pooled {
 
     /// Tasks of the first phase.
     fn stretches(&self) -> usize {
-        self.images() * self.parts
+        self.geometry.n * self.parts
     }
 
-    /// Bytes of the lines in scratch.
+    /// Bytes of the lines in scratch; the last tiles may reach beyond them.
     fn held(&self) -> usize {
-        ((self.room * self.line() + MaxLines::OVERRUN) * size_of::<f32>()).next_multiple_of(64)
+        (((self.room + self.step - 1) * self.line() + MaxLines::OVERRUN) * size_of::<f32>()).next_multiple_of(64)
     }
 
     /// Takes the upper parts of a row of windows into its results.
@@ -113,11 +151,14 @@ impl Pooled {
 
 impl Kernel for Pooled {
     fn name(&self) -> String {
-        self.inner.name(&format!("conv_direct{}_max_pool", self.epilogue.name()))
+        match &self.inner {
+            Inner::Direct(inner) => inner.name(&format!("conv_direct{}_max_pool", self.epilogue.name())),
+            Inner::Tiles(inner) => inner.name_with("_max_pool"),
+        }
     }
 
     fn tasks(&self) -> usize {
-        self.stretches() + self.images() * self.seams.len()
+        self.stretches() + self.geometry.n * self.seams.len()
     }
 
     fn phases(&self) -> usize {
@@ -129,11 +170,15 @@ impl Kernel for Pooled {
     }
 
     fn scratch(&self) -> usize {
-        self.held() + self.inner.scratch()
+        self.held()
+            + match &self.inner {
+                Inner::Direct(inner) => inner.scratch(),
+                Inner::Tiles(inner) => inner.scratch(),
+            }
     }
 
     fn flops(&self) -> u64 {
-        self.inner.problem.geometry.flops()
+        self.geometry.flops()
     }
 
     unsafe fn run(&self, task: usize, args: &Args<'_>, scratch: *mut u8) {
@@ -143,14 +188,14 @@ impl Kernel for Pooled {
         }
         let (image, part) = (task / self.parts, task % self.parts);
         let (line, row, rows) = (self.line(), self.pool.row_len(), self.windows.len());
-        let own = share(part, self.parts, self.lines());
+        let own = self.stretch(part);
         // Windows that end in this stretch, and those that begin in it and end in the next.
         let whole = [own.start, own.end].map(|border| self.windows.partition_point(|window| window.end <= border));
         let begun = self.windows.partition_point(|window| window.start < own.end);
-        let (result, geometry) = (2 + self.epilogue.operands(), &self.inner.problem.geometry);
+        let (result, geometry) = (2 + self.epilogue.operands(), &self.geometry);
         let finish = self.epilogue.finish(args, geometry.oc, geometry.n * rows * row);
         let held = [Slot::new(scratch, self.held())];
-        let held_lines = scratch.cast::<f32>();
+        let (held_lines, own_scratch) = (scratch.cast::<f32>(), scratch.wrapping_add(self.held()));
         let (mut first, mut done, mut next) = (own.start, own.start, whole[0]);
         while done < own.end {
             // As far as there is room, to where a window ends.
@@ -159,25 +204,35 @@ impl Kernel for Pooled {
             let complete = self.windows[..windows].last().map_or(0, |window| window.end);
             let end = match most {
                 _ if most >= own.end => own.end,
-                _ if complete > done => complete,
-                _ => most,
+                _ if complete > done && self.step == 1 => complete,
+                _ => most / self.step * self.step,
             };
             let before = (image * geometry.oh + first) * line;
             // SAFETY: the lines from `first` on have room for those to `end`; what lies behind is the convolution's scratch.
             // Rows of results belong to the stretch in which their windows end, seams to the one before.
             unsafe {
-                let operands = Operands {
-                    src: args.src(0),
-                    copy: None,
-                    packed: args.src(1),
-                    finish,
-                    activation: self.epilogue.later(),
-                    results: Results { view: Args::new(&held).dst(0), before },
-                    taken: Taken::Nothing,
-                };
-                self.inner.lines(image, done..end, &operands, scratch.add(self.held()));
+                let plane = held_lines.wrapping_sub(first * line);
+                match &self.inner {
+                    Inner::Direct(inner) => {
+                        let operands = Operands {
+                            src: args.src(0),
+                            copy: None,
+                            packed: args.src(1),
+                            finish,
+                            activation: self.epilogue.later(),
+                            results: Results { view: Args::new(&held).dst(0), before },
+                            taken: Taken::Nothing,
+                        };
+                        inner.lines(image, done..end, &operands, own_scratch);
+                    }
+                    Inner::Tiles(inner) => {
+                        let operands = [args.src(0).at(0, geometry.src_len()), args.src(1).at(0, inner.packed_len())];
+                        let dst = plane.wrapping_sub(image * geometry.oh * line);
+                        inner.lines(image, done..end, operands, (finish, dst), own_scratch.cast());
+                    }
+                }
+                let plane = plane.cast_const();
                 done = end;
-                let plane = held_lines.wrapping_sub(first * line).cast_const();
                 while next < whole[1] && self.windows[next].end <= done {
                     let window = self.windows[next].start.max(own.start)..self.windows[next].end;
                     let start = image * rows;

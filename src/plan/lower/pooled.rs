@@ -92,7 +92,8 @@ impl<'a> Lowering<'a> {
         match pool {
             Pool::Windows(kind, windows) => {
                 let (halves, largest) = (windows.window.halves(), *kind == PoolKind::Max);
-                tiles && halves && largest && Product::pools(&geometry, epilogue)
+                let by_tiles = || Pooled::by_tiles(isa, geometry, *windows, epilogue).is_some();
+                tiles && largest && (halves && Product::pools(&geometry, epilogue) || by_tiles())
                     || by_planes && halves && Planes::pools(&geometry, epilogue)
                     || direct && largest && Pooled::new(isa, geometry, *windows, epilogue).is_some()
             }

@@ -5,7 +5,8 @@ use super::pooled::{Pool, Pooling};
 use super::{FLOAT, Lowering};
 use crate::graph::{Fused, Node, ValueId};
 use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
-use crate::kernels::conv::{Epilogue, Geometry};
+use crate::kernels::conv::{Epilogue, Geometry, Pooled};
+use crate::kernels::pool::PoolGeometry;
 
 impl Lowering<'_> {
     /// The convolution, to its result or to what is pooled of it.
@@ -20,7 +21,12 @@ impl Lowering<'_> {
         let (epilogue, behind) = self.epilogue(node, fused);
         let kernel = Product::forward(isa, &geometry, epilogue, self.keeps_packed(node.inputs[1]));
         let (kernel, result) = match pooling {
-            Some(&Pooling { of: Pool::Windows(..), result }) => (kernel.pooled(), result),
+            Some(&Pooling { of: Pool::Windows(_, windows), result }) => {
+                if !(windows.window.halves() && Product::pools(&geometry, epilogue)) {
+                    return self.winograd_lines(node, geometry, (windows, result), (epilogue, behind));
+                }
+                (kernel.pooled(), result)
+            }
             _ => (kernel, node.outputs[0]),
         };
         let moments = self.takes_moments(node.outputs[0], || kernel.moments_refusal());
@@ -32,6 +38,28 @@ impl Lowering<'_> {
             "conv_direct",
             (&geometry, result, pooling),
         );
+    }
+
+    /// The convolution, pooled over windows that tiles do not hold.
+    fn winograd_lines(
+        &mut self,
+        node: &Node,
+        geometry: Geometry,
+        (windows, result): (PoolGeometry, ValueId),
+        (epilogue, behind): (Epilogue, Vec<usize>),
+    ) {
+        let isa = self.options.isa;
+        let kernel = Pooled::by_tiles(isa, geometry, windows, epilogue).expect("deferred because there is one");
+        let pack = Pack::forward(isa, &geometry);
+        let (floats, format) = (pack.packed_len(), pack.format());
+        let mut operands = vec![self.buffer(node.inputs[0]), self.pack(node, node.inputs[1], pack, floats, format)];
+        operands.extend(behind);
+        operands.push(self.buffer(result));
+        if kernel.seams_len() > 0 {
+            operands.push(self.temp(kernel.seams_len() * FLOAT));
+        }
+        self.refused.push(("conv_direct".to_owned(), "more products".to_owned()));
+        self.push(node, kernel, operands, geometry.describe());
     }
 
     pub(super) fn winograd_backward_data(&mut self, node: &Node, geometry: Geometry) {

@@ -4,6 +4,7 @@ use super::pack::{Panels, transform_weights};
 use super::source::{Positions, spare_len, transform_source};
 use super::stages::{Behind, Run};
 use super::{Geometry, Scheme, Task, Tile};
+use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::conv::sums::Passed;
@@ -173,6 +174,78 @@ impl Product {
         self.phase(self.phases() - 1)
     }
 
+    /// Floats of the packed weights.
+    pub fn packed_len(&self) -> usize {
+        self.panels.floats()
+    }
+
+    /// Lines that [`lines`](Self::lines) makes at a time, if it can: of pixels that are put together, where blocks of tiles
+    /// go through all panels.
+    pub fn lines_at_a_time(&self) -> Option<usize> {
+        let blocks = matches!(self.cut, Cut::Blocks { .. }) && self.task.space_to_depth.is_some();
+        blocks.then_some(self.task.scheme.out)
+    }
+
+    /// Runs result lines of an image, all their channels, in one task; the last tiles may reach beyond `lines`.
+    ///
+    /// # Safety
+    /// As [`Kernel::run`] for source and packed weights; from `dst` on, where the first image would begin, there is room for
+    /// these lines, the first of which is where tiles begin, rounded up to whole tiles.
+    pub(in crate::kernels::conv) unsafe fn lines(
+        &self,
+        image: usize,
+        lines: Range<usize>,
+        [src, packed]: [*const f32; 2],
+        (finish, dst): (Finish, *mut f32),
+        scratch: *mut f32,
+    ) {
+        let (of, layout, [rows, columns]) = (&self.task, self.layout(), self.task.grid());
+        let [start, end] = [lines.start / of.scheme.out, lines.end.div_ceil(of.scheme.out)];
+        let (first, count) = ((image * rows + start) * columns, (end - start) * columns);
+        let blocks = count.div_ceil(layout.tiles);
+        let source = scratch;
+        let sums = source.wrapping_add(layout.source);
+        let spare = sums.wrapping_add(layout.sums.floats());
+        // SAFETY: the caller's word.
+        unsafe {
+            spare.write_bytes(0, layout.spare);
+            for block in 0..blocks {
+                let tiles = share(block, blocks, count);
+                let [begin, behind] = [tiles.start, tiles.end].map(|tile| of.tile(first + tile));
+                let mut run = Run::new((begin, tiles.len()), (sums, layout.sums), finish, src, dst);
+                self.block(&mut run, behind, (source, layout.tiles), spare, packed);
+            }
+        }
+    }
+
+    /// Takes tiles through all stages and panels, `behind` which others follow; there is room for the positions of so many.
+    ///
+    /// # Safety
+    /// As [`Kernel::run`]; `spare` was zero before the first block.
+    unsafe fn block(
+        &self,
+        run: &mut Run,
+        behind: Tile,
+        (source, room): (*mut f32, usize),
+        spare: *mut f32,
+        packed: *const f32,
+    ) {
+        let of = &self.task;
+        let places = of.places(room, of.sc);
+        if of.space_to_depth.is_none() {
+            let products = self.panels.count * of.positions();
+            run.behind = Some(Behind::new(behind, run.count * of.scheme.step, products));
+        }
+        // SAFETY: the caller's word.
+        unsafe {
+            transform_source(self.isa, of, (run.first, run.count), run.src, spare, source, &places);
+            for panel in 0..self.panels.count {
+                let weights = packed.wrapping_add(self.panels.start(panel, 0));
+                self.multiply(run, source, places, panel, weights);
+            }
+        }
+    }
+
     fn layout(&self) -> Layout {
         let (tiles, source, weights) = match self.cut {
             Cut::Blocks { blocks } => {
@@ -302,39 +375,23 @@ impl Kernel for Product {
         };
         let (count, first) = (tiles.len(), of.tile(tiles.start));
         let number = if let Cut::Blocks { .. } = self.cut { task } else { 0 };
+        let finish = self.epilogue.finish(args, of.dc, len);
         let mut run = Run {
-            count,
-            first,
-            sums,
-            positions: layout.sums,
-            finish: self.epilogue.finish(args, of.dc, len),
-            dst: args.dst::<f32>(result).at(0, len),
-            src,
-            behind: match self.cut {
-                Cut::Blocks { .. } if of.space_to_depth.is_none() => {
-                    Some(Behind::new(of.tile(tiles.end), count * of.scheme.step, self.panels.count * of.positions()))
-                }
-                _ => None,
-            },
             part: self.moments.then(|| Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)),
             sums_part: self.passed.map(|passed| {
                 let behind = result + 1 + usize::from(self.positions_len() > 0);
                 passed.sums(self.isa, args, behind, len, of.dc).part(number)
             }),
+            ..Run::new((first, count), (sums, layout.sums), finish, src, args.dst::<f32>(result).at(0, len))
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.
         unsafe {
             match self.cut {
                 Cut::Blocks { .. } => {
-                    let places = of.places(layout.tiles, of.sc);
                     spare.write_bytes(0, layout.spare);
-                    transform_source(self.isa, of, (first, count), src, spare, source, &places);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
-                    for panel in 0..self.panels.count {
-                        let weights = packed.wrapping_add(self.panels.start(panel, 0));
-                        self.multiply(&mut run, source, places, panel, weights);
-                    }
+                    self.block(&mut run, of.tile(tiles.end), (source, layout.tiles), spare, packed);
                 }
                 Cut::Panels { .. } if transforms => {
                     let places = self.all();

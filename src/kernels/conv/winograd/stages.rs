@@ -32,6 +32,19 @@ pub(super) struct Run {
     pub(super) sums_part: Option<sums::Part>,
 }
 
+impl Run {
+    /// Tiles, the first of them and how many, without anything that the fields behind `dst` are for.
+    pub(super) fn new(
+        (first, count): (Tile, usize),
+        (sums, positions): (*mut f32, Positions),
+        finish: Finish,
+        src: *const f32,
+        dst: *mut f32,
+    ) -> Self {
+        Self { count, first, sums, positions, finish, dst, src, behind: None, part: None, sums_part: None }
+    }
+}
+
 /// Tiles side by side that go into sums at once, as lines of pixels.
 struct Stretch {
     part: sums::Part,
