@@ -89,8 +89,9 @@ impl Pooled {
         let line = geometry.ow * geometry.oc * size_of::<f32>();
         let room = (ROOM[0] / line).max(2 * longest).max(longest + step);
         // No stretch is shorter than a window, so that windows reach into one neighbour at most.
-        let most = lines.div_ceil(step) / (longest + step - 1).div_ceil(step);
-        let parts = PARTS.min(tasks_for(work)).div_ceil(geometry.n).min(most).max(1);
+        let wanted = PARTS.min(tasks_for(work)).div_ceil(geometry.n).min(lines / longest).max(1);
+        let holds = |parts: usize| (0..parts).all(|part| stretch(part, parts, lines, step).len() >= longest);
+        let parts = (1..=wanted).rev().find(|&parts| holds(parts)).unwrap_or(1);
         if room.saturating_mul(line) > ROOM[1] || geometry.n * parts < FEW.min(tasks_for(work)) {
             return None;
         }
@@ -98,16 +99,12 @@ impl Pooled {
         let mut this =
             Self { inner: inner(room), geometry, epilogue, pool, windows, step, parts, room, seams: Vec::new() };
         let crosses = |window: &Range<usize>| {
-            (1..parts).map(|part| this.stretch(part).start).any(|line| window.start < line && line < window.end)
+            (1..parts)
+                .map(|part| stretch(part, parts, lines, step).start)
+                .any(|line| window.start < line && line < window.end)
         };
         this.seams = (0..this.windows.len()).filter(|&row| crosses(&this.windows[row])).collect();
         Some(this)
-    }
-
-    /// The lines of a stretch.
-    fn stretch(&self, part: usize) -> Range<usize> {
-        let own = share(part, self.parts, self.lines().div_ceil(self.step));
-        own.start * self.step..self.lines().min(own.end * self.step)
     }
 
     /// Floats of the operand for the upper parts of windows.
@@ -149,6 +146,12 @@ impl Pooled {
     }
 }
 
+/// One of `parts` stretches of lines, `step` of which are computed together.
+fn stretch(part: usize, parts: usize, lines: usize, step: usize) -> Range<usize> {
+    let own = share(part, parts, lines.div_ceil(step));
+    own.start * step..lines.min(own.end * step)
+}
+
 impl Kernel for Pooled {
     fn name(&self) -> String {
         match &self.inner {
@@ -188,7 +191,7 @@ impl Kernel for Pooled {
         }
         let (image, part) = (task / self.parts, task % self.parts);
         let (line, row, rows) = (self.line(), self.pool.row_len(), self.windows.len());
-        let own = self.stretch(part);
+        let own = stretch(part, self.parts, self.lines(), self.step);
         // Windows that end in this stretch, and those that begin in it and end in the next.
         let whole = [own.start, own.end].map(|border| self.windows.partition_point(|window| window.end <= border));
         let begun = self.windows.partition_point(|window| window.start < own.end);

@@ -19,7 +19,7 @@ const CACHE: usize = 640 << 10;
 /// Tiles of a block: fewer leave the products too few rows, more gain nothing.
 const BLOCK: [usize; 2] = [12, 60];
 /// Up to so many tiles, or half as many as there are result channels, the work is shared out by panels: then reading all
-/// positions for every panel takes less than reading all weights for every block.
+/// positions for every panel takes less than reading all weights for every block, unless these are of few channels.
 const FEW: usize = 128;
 /// Bytes of all positions up to which every thread makes its own: it takes less time than reading what another one has
 /// just written.
@@ -70,7 +70,7 @@ impl Product {
     fn new(isa: Isa, task: Task, epilogue: Epilogue, flops: u64, packed: bool) -> Self {
         let panels = Panels::new(isa, &task);
         let tiles = task.tiles();
-        let cut = if tiles <= FEW.max(task.dc / 2) {
+        let cut = if tiles <= FEW.max(task.dc / 2) && task.space_to_depth.is_none() {
             Cut::Panels { raw: !packed, own: task.places(tiles, task.sc).floats() * size_of::<f32>() <= OWN }
         } else {
             let room = CACHE / (task.positions() * size_of::<f32>() * (task.sc + panels.nr));
@@ -179,11 +179,9 @@ impl Product {
         self.panels.floats()
     }
 
-    /// Lines that [`lines`](Self::lines) makes at a time, if it can: of pixels that are put together, where blocks of tiles
-    /// go through all panels.
+    /// Lines that [`lines`](Self::lines) makes at a time, if it can: of pixels that are put together.
     pub fn lines_at_a_time(&self) -> Option<usize> {
-        let blocks = matches!(self.cut, Cut::Blocks { .. }) && self.task.space_to_depth.is_some();
-        blocks.then_some(self.task.scheme.out)
+        self.task.space_to_depth.map(|_| self.task.scheme.out)
     }
 
     /// Runs result lines of an image, all their channels, in one task; the last tiles may reach beyond `lines`.
