@@ -23,6 +23,7 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Conv2d]]] = {
     "conv_direct in groups": ((2, 33, 34, 32), lambda: nn.Conv2d(32, 68, 3, padding=1, groups=2)),
     "conv_winograd": ((3, 26, 27, 33), lambda: nn.Conv2d(33, 37, 3, padding=1)),
     "conv_winograd of few tiles": ((2, 7, 9, 40), lambda: nn.Conv2d(40, 33, 3, padding=1)),
+    "conv_winograd of few channels": ((3, 60, 62, 3), lambda: nn.Conv2d(3, 33, 7, stride=2, padding=3)),
     "conv_winograd 5x5": ((3, 15, 14, 33), lambda: nn.Conv2d(33, 36, 5, padding=2)),
 }
 

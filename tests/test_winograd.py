@@ -47,6 +47,19 @@ SHAPES: list[Shape] = [
     (3, 2, 9, 5, 4, 64, 128, 1),
     (3, 2, 3, 14, 14, 64, 96, 1),
 ]
+# Of few channels: lines of pixels that are one or two vectors, whole taps and missing ones, windows over every edge.
+FIRST_LAYERS: list[Shape] = [
+    (7, 2, 1, 64, 64, 3, 64, 3),
+    (7, 2, 2, 33, 46, 3, 40, ((3, 2), (0, 5))),
+    (8, 2, 2, 30, 33, 4, 32, ((3, 4), (0, 2))),
+    (11, 4, 2, 60, 63, 3, 33, 2),
+    (12, 4, 1, 60, 71, 4, 65, 5),
+    (5, 2, 2, 25, 28, 8, 65, 2),
+    (6, 2, 9, 14, 13, 3, 32, "same"),
+    (7, 3, 2, 40, 43, 5, 48, 0),
+    (12, 3, 1, 50, 45, 2, 96, 9),
+]
+SHAPES += FIRST_LAYERS
 
 
 def relative(actual: Any, expected: Any) -> float:
@@ -94,6 +107,8 @@ def chosen(shape: Shape, **arguments: Any) -> bool:
     layer = nn.Conv2d(ic, oc, kernel, stride=stride, padding=padding, **arguments)
     text = layer.explain((n, h, w, ic))
     schemes = {(3, 1): ("f4", "f2"), (3, 2): ("f2s2",), (5, 1): ("f2k5",)}.get((kernel, stride), ())
+    if ic < 32 and stride > 1:
+        schemes = (f"f4s{stride}" if kernel <= 3 * stride else f"f3k4s{stride}",)
     return any(f"conv_winograd_{scheme}_" in text for scheme in schemes)
 
 
@@ -117,25 +132,45 @@ def test_any_shape(kernel: int, stride: int, data: st.DataObject) -> None:
     assert max(errors(*operands((kernel, stride, n, h, w, ic, oc, padding)), padding, stride)) <= USUAL
 
 
+@given(data=st.data())
+@pytest.mark.parametrize(("kernel", "stride"), [(5, 2), (7, 2), (7, 3), (11, 4), (14, 4)])
+@pytest.mark.usefixtures("isa")
+def test_any_first_layer(kernel: int, stride: int, data: st.DataObject) -> None:
+    """Also with more channels than are put together, and fewer results than pay."""
+    pad = st.integers(0, kernel + 1)
+    ranges = ((1, 4), (kernel, 10 * stride), (kernel, 10 * stride), (1, 18 // stride), (30, 70))
+    n, h, w, ic, oc = data.draw(st.tuples(*[st.integers(*ends) for ends in ranges]), "n, h, w, ic, oc")
+    padding = data.draw(st.tuples(*[st.tuples(pad, pad)] * 2), "padding")
+    assert max(errors(*operands((kernel, stride, n, h, w, ic, oc, padding)), padding, stride)) <= USUAL
+
+
 @pytest.mark.parametrize("kind", ["offset", "outlier", "image", "channels of different sizes"])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "size"),
-    [(3, 1, (2, 18, 21)), (3, 1, (2, 7, 8)), (5, 1, (2, 18, 21)), (3, 2, (2, 24, 21))],
+    ("kernel", "stride", "size", "channels"),
+    [
+        (3, 1, (2, 18, 21), 64),
+        (3, 1, (2, 7, 8), 64),
+        (5, 1, (2, 18, 21), 64),
+        (3, 2, (2, 24, 21), 64),
+        (7, 2, (2, 36, 41), 3),
+        (11, 4, (2, 70, 61), 3),
+    ],
 )
 @pytest.mark.usefixtures("isa")
-def test_adversarial_inputs(kernel: int, stride: int, size: tuple[int, int, int], kind: str) -> None:
+def test_adversarial_inputs(kernel: int, stride: int, size: tuple[int, int, int], channels: int, kind: str) -> None:
     """A large common offset, one value far from all others, a picture after relu, channels of very different sizes."""
-    shape = (kernel, stride, *size, 64, 64, kernel // 2)
+    shape = (kernel, stride, *size, channels, 64, kernel // 2)
     assert chosen(shape)
     x, weight, grad = operands(shape)
     if kind == "offset":
         x, grad = x + np.float32(1000), grad - np.float32(1000)
     elif kind == "outlier":
-        x[1, 6, 5, 3], grad[0, 5, 6, 7] = 1e6, -1e6
+        x[1, 6, 5, -1], grad[0, 5, 6, 7] = 1e6, -1e6
     elif kind == "image":
         x, weight = np.maximum(x, 0), abs(weight)
     else:
-        x, grad = (array * np.float32(10) ** np.arange(-32, 32).astype(np.float32).clip(-6, 6) for array in (x, grad))
+        x, grad = (array * np.float32(10) ** (np.arange(array.shape[-1]) - 32).clip(-6, 6) for array in (x, grad))
+        x, grad = x.astype(np.float32), grad.astype(np.float32)
     assert max(errors(x, weight, grad, kernel // 2, stride)) <= TOLERANCE
 
 
@@ -174,6 +209,8 @@ class direct:  # noqa: N801
         (5, 1, 1, 13, 14, 40, 33, 2),
         (3, 2, 1, 27, 28, 64, 96, 1),
         (3, 2, 4, 28, 28, 128, 256, 1),
+        (7, 2, 3, 61, 64, 3, 65, 3),
+        (11, 4, 3, 119, 123, 3, 96, 2),
     ],
     ids=str,
 )
@@ -185,11 +222,11 @@ def test_bits_do_not_depend_on_threads(shape: Shape, assert_deterministic: Calla
     assert_deterministic(lambda: passes(*operands_of, shape[-1], shape[1]))
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2)])
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(3, 1, 40), (5, 1, 40), (3, 2, 80), (7, 2, 3), (11, 4, 3)])
 @pytest.mark.usefixtures("isa")
-def test_an_image_gets_the_same_bits_in_any_batch(kernel: int, stride: int) -> None:
+def test_an_image_gets_the_same_bits_in_any_batch(kernel: int, stride: int, channels: int) -> None:
     """Where its tiles lie in the blocks does not matter."""
-    size, channels = 16 * stride, 40 * stride
+    size = 16 * stride
     assert chosen((kernel, stride, 1, size, size, channels, 80, kernel // 2))
     x, weight = real(9, size, size, channels), real(kernel, kernel, channels, 80)
 
@@ -240,6 +277,34 @@ def test_special_values_with_stride_2(special: float) -> None:
     assert not np.isfinite(touched[readers]).any()
     touched[readers] = clean[readers]
     assert_same_bits(touched, clean)
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+@pytest.mark.usefixtures("isa")
+def test_special_values_of_few_channels(special: float) -> None:
+    """Results that read the pixel are not finite, those of tiles that do not read it keep their bits."""
+    x, weight = real(1, 48, 48, 3), real(7, 7, 3, 32)
+    assert chosen((7, 2, 1, 48, 48, 3, 32, 3))
+    clean = F.conv2d(x, weight, stride=2, padding=3)
+    x[0, 20, 21, 1] = special
+    touched = F.conv2d(x, weight, stride=2, padding=3)
+    # Result y reads the lines 2y - 3 to 2y + 3, the tile of results 3t to 3t + 2 the lines 6t - 3 to 6t + 8.
+    assert not np.isfinite(touched[0, 9:12, 9:13]).any()
+    tiles = (0, slice(6, 12), slice(9, 15))
+    touched[tiles] = clean[tiles]
+    assert_same_bits(touched, clean)
+
+
+def test_the_rule_of_few_channels() -> None:
+    """Three or four taps of the stride, at most 16 floats of a line of pixels, 12 of all, 32 results; else directly."""
+    assert chosen((7, 2, 1, 48, 48, 8, 32, 3))
+    for shape in ((7, 2, 9), (7, 2, 2), (9, 2, 3), (4, 2, 3), (11, 5, 3), (11, 3, 6)):
+        kernel, stride, channels = shape
+        assert not chosen((kernel, stride, 1, 80, 80, channels, 32, 3)), shape
+    assert not chosen((7, 2, 1, 48, 48, 3, 31, 3))
+    assert not chosen((7, 2, 1, 18, 18, 3, 32, 3))
+    for arguments in ({"dilation": 2}, {"algorithm": "direct"}):
+        assert not chosen((7, 2, 1, 48, 48, 3, 32, 3), **arguments)
 
 
 def test_the_rule_looks_at_shape_and_permission_only(restore_threads: None) -> None:

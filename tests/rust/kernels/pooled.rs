@@ -2,6 +2,7 @@
 
 use cnnrs::function::UnaryKind;
 use cnnrs::kernels::Kernel;
+use cnnrs::kernels::conv::winograd::{Pack, Product};
 use cnnrs::kernels::conv::{Epilogue, Forward, Geometry, PackForward, Pooled};
 use cnnrs::kernels::pool::{MaxPool, PoolGeometry};
 use cnnrs::simd::Isa;
@@ -31,6 +32,31 @@ fn spoilt(mut src: Vec<f32>) -> Vec<f32> {
 
 /// Whether every level pools in the kernel; if one does, its results are those of separate steps.
 fn check(geometry: Geometry, window: Window2d, activation: Option<UnaryKind>, finite: bool) -> bool {
+    let direct = |isa, pooling, epilogue| {
+        let kernel = Pooled::new(isa, geometry, pooling, epilogue)?;
+        Some((kernel, Forward::new(isa, geometry, epilogue), PackForward::new(isa, geometry)))
+    };
+    let packed_len = |pack: &PackForward| pack.packed_len();
+    check_with(geometry, window, (activation, finite), direct, packed_len)
+}
+
+/// The same by transformed tiles.
+fn check_tiles(geometry: Geometry, window: Window2d, activation: Option<UnaryKind>, finite: bool) -> bool {
+    let tiles = |isa, pooling, epilogue| {
+        let kernel = Pooled::by_tiles(isa, geometry, pooling, epilogue)?;
+        Some((kernel, Product::forward(isa, &geometry, epilogue, true), Pack::forward(isa, &geometry)))
+    };
+    check_with(geometry, window, (activation, finite), tiles, Pack::packed_len)
+}
+
+/// The same of a kernel, the convolution in a step of its own and the packing for both.
+fn check_with<F: Kernel, P: Kernel>(
+    geometry: Geometry,
+    window: Window2d,
+    (activation, finite): (Option<UnaryKind>, bool),
+    make: impl Fn(Isa, PoolGeometry, Epilogue) -> Option<(Pooled, F, P)>,
+    packed_len: impl Fn(&P) -> usize,
+) -> bool {
     let Some(pooling) = pooling(&geometry, window) else { return false };
     let epilogue = Epilogue { bias: true, norm: true, add: false, activation };
     let src = values(1, geometry.src_len());
@@ -39,12 +65,12 @@ fn check(geometry: Geometry, window: Window2d, activation: Option<UnaryKind>, fi
     let channels: Vec<Operand> = (3..7).map(|seed| Operand::of(&values(seed, geometry.oc))).collect();
     let mut fused = true;
     for isa in Isa::available() {
-        let Some(kernel) = Pooled::new(isa, geometry, pooling, epilogue) else {
+        let Some((kernel, forward, pack)) = make(isa, pooling, epilogue) else {
             fused = false;
             continue;
         };
-        let (pack, weights) = (PackForward::new(isa, geometry), Operand::of(&values(2, geometry.weights_len())));
-        let packed = run(&pack, &[weights, Operand::of(&vec![0.0f32; pack.packed_len()])])[1].clone();
+        let weights = Operand::of(&values(2, geometry.weights_len()));
+        let packed = run(&pack, &[weights, Operand::of(&vec![0.0f32; packed_len(&pack)])])[1].clone();
         let mut operands = vec![src.clone(), packed];
         operands.extend(channels.iter().cloned());
         operands.push(Operand::of(&rstd));
@@ -55,7 +81,7 @@ fn check(geometry: Geometry, window: Window2d, activation: Option<UnaryKind>, fi
         let len = pooling.n * pooling.oh * pooling.ow * pooling.c;
         let sizes = [len, kernel.seams_len()];
         let got = run(&kernel, &with(if sizes[1] > 0 { &sizes } else { &sizes[..1] }))[result].clone();
-        let whole = run(&Forward::new(isa, geometry, epilogue), &with(&[geometry.dst_len()]))[result].clone();
+        let whole = run(&forward, &with(&[geometry.dst_len()]))[result].clone();
         let want = run(&MaxPool::new(isa, pooling, None), &[whole, Operand::poison::<f32>(len)])[1].clone();
         assert!(got == want, "{} of {}, {window:?}", kernel.name(), geometry.describe());
     }
@@ -74,6 +100,11 @@ fn first_layers() {
             assert!(check(conv(n, [112, 96], [3, 64], square(7, 2, 3)), square(3, 2, 1), relu, finite));
             assert!(check(conv(n, [115, 115], [3, 64], square(11, 4, 2)), square(3, 2, 0), relu, finite));
             assert!(check(conv(n, [64, 64], [3, 40], square(3, 1, 1)), square(2, 2, 0), relu, finite));
+            assert!(check_tiles(conv(n, [112, 96], [3, 64], square(7, 2, 3)), square(3, 2, 1), relu, finite));
+            assert!(check_tiles(conv(n, [150, 131], [3, 40], square(11, 4, 2)), square(3, 2, 0), None, finite));
+            let tanh = Some(UnaryKind::Tanh);
+            assert!(check_tiles(conv(n, [250, 60], [5, 33], square(7, 3, 2)), square(5, 1, 2), tanh, finite));
+            assert!(check_tiles(conv(n, [120, 60], [3, 40], square(7, 2, 3)), square(2, 4, 1), None, finite));
         }
     }
 }

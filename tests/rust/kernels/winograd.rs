@@ -2,7 +2,7 @@
 
 use cnnrs::algorithm::Algorithm;
 use cnnrs::function::UnaryKind;
-use cnnrs::kernels::conv::winograd::{BackwardWeights, Pack, Product, refusal, refusal_of_weights};
+use cnnrs::kernels::conv::winograd::{BackwardWeights, Pack, Product, refusal, refusal_of_data, refusal_of_weights};
 use cnnrs::kernels::conv::{Epilogue, Geometry};
 use cnnrs::simd::Isa;
 use cnnrs::window::Window2d;
@@ -31,6 +31,18 @@ impl Case {
     fn strided(n: usize, input: [usize; 2], ic: usize, oc: usize, end: [usize; 2]) -> Self {
         let window = Window2d { kernel: [3; 2], stride: [2; 2], dilation: [1; 2], pad: end.map(|end| [1, end]) };
         Self::of(window, n, input, ic, oc)
+    }
+
+    /// Few channels, with a larger kernel and stride.
+    fn first(
+        [kernel, stride]: [usize; 2],
+        n: usize,
+        input: [usize; 2],
+        ic: usize,
+        oc: usize,
+        pad: [[usize; 2]; 2],
+    ) -> Self {
+        Self::of(Window2d { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pad }, n, input, ic, oc)
     }
 
     fn of(window: Window2d, n: usize, input: [usize; 2], ic: usize, oc: usize) -> Self {
@@ -86,7 +98,10 @@ impl Case {
             for kept in [false, true] {
                 close(&self.forward(isa, None, kept), &dst, &what("forward"));
                 close(&self.forward(isa, Some(UnaryKind::Relu), kept), &relu, &what("forward, relu"));
-                close(&self.backward_data(isa, kept), &diff_src, &what("backward_data"));
+                // Of few channels it is direct.
+                if g.window.stride == [1, 1] || g.window.kernel == [3, 3] {
+                    close(&self.backward_data(isa, kept), &diff_src, &what("backward_data"));
+                }
             }
             close(&self.backward_weights(isa), &diff_weights, &what("backward_weights"));
         }
@@ -128,6 +143,22 @@ fn common_layers() {
     Case::strided(5, [14, 14], 64, 64, [1; 2]).check();
     Case::strided(1, [21, 18], 40, 33, [0, 2]).check();
     Case::strided(12, [28, 28], 32, 33, [1; 2]).check();
+}
+
+#[test]
+fn first_layers() {
+    Case::first([7, 2], 2, [48, 50], 3, 64, [[3; 2]; 2]).check();
+    Case::first([8, 2], 1, [37, 30], 5, 33, [[3, 4], [0, 1]]).check();
+    Case::first([11, 4], 2, [63, 60], 3, 40, [[2; 2]; 2]).check();
+    Case::first([7, 3], 1, [40, 51], 5, 32, [[0, 3], [6, 0]]).check();
+    Case::first([5, 2], 13, [25, 22], 8, 96, [[2; 2]; 2]).check();
+    Case::first([12, 3], 1, [64, 65], 2, 33, [[7; 2]; 2]).check();
+    Case::first([16, 4], 1, [70, 77], 4, 33, [[0; 2]; 2]).check();
+    let parts = |n| {
+        let Case { geometry, .. } = Case::first([7, 2], n, [96, 96], 3, 64, [[3; 2]; 2]);
+        Isa::available().iter().map(|&isa| BackwardWeights::new(isa, &geometry).parts()).collect::<Vec<_>>()
+    };
+    assert!(parts(2).iter().all(|&parts| parts == 8));
 }
 
 /// Many tiles of few channels, which are cut into parts.
@@ -199,6 +230,25 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_first_layer(
+        shape in (2usize..5).prop_flat_map(|stride| {
+            (Just(stride), 2 * stride + 1..4 * stride + 1, 1..16 / stride + 1)
+        }),
+        n in 1usize..4,
+        input in (0usize..40, 0usize..40),
+        oc in 1usize..70,
+        pad in ((0usize..9, 0usize..9), (0usize..9, 0usize..9)),
+    ) {
+        let (stride, kernel, ic) = shape;
+        let pad = [[pad.0.0, pad.0.1], [pad.1.0, pad.1.1]];
+        Case::first([kernel, stride], n, [kernel + input.0, kernel + input.1], ic, oc, pad).check();
+    }
+}
+
 #[test]
 fn the_rule_gives_its_reasons() {
     let geometry = |kernel: usize, size: usize, channels: usize, stride: usize, pad: usize| {
@@ -228,5 +278,15 @@ fn the_rule_gives_its_reasons() {
     assert_eq!(reason(geometry(5, 16, 32, 1, 4)), "");
     assert_eq!(reason(geometry(5, 16, 32, 1, 5)), "padding above 4");
     assert_eq!(reason(geometry(5, 6, 32, 1, 2)), "9 tiles, fewer than 12");
+    let first = |ic, oc| {
+        Geometry::new(1, [64; 2], ic, oc, 1, Case::first([7, 2], 1, [64; 2], 3, 64, [[3; 2]; 2]).geometry.window)
+    };
+    let first = |ic, oc| first(ic, oc).unwrap();
+    assert_eq!(reason(first(3, 32)), "");
+    assert_eq!(refusal_of_weights(Algorithm::Auto, &first(3, 32)), None);
+    assert_eq!(refusal_of_data(Algorithm::Auto, &first(3, 32)).unwrap(), "few channels");
+    assert_eq!(reason(first(3, 31)), "12 channels of 2x2 pixels to 31, fewer than 12 or 32");
+    assert_eq!(reason(first(2, 32)), "8 channels of 2x2 pixels to 32, fewer than 12 or 32");
+    assert_eq!(reason(first(9, 32)), "not 3x3 or 5x5 with dilation 1 and one group");
     assert_eq!(reason(geometry(7, 16, 32, 1, 3)), "not 3x3 or 5x5 with dilation 1 and one group");
 }
