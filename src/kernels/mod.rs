@@ -27,6 +27,7 @@ mod panels;
 pub mod pool;
 pub mod reduce;
 pub mod softmax;
+mod streaming;
 pub mod strided;
 pub mod strips;
 pub mod tailed;

@@ -56,6 +56,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(p) }
     }
     #[inline(always)]
+    unsafe fn store_streaming(p: *mut f32, v: __m256) {
+        // SAFETY: trait contract.
+        unsafe { _mm256_stream_ps(p, v) }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m256) {
         // SAFETY: trait contract.
         unsafe { _mm256_storeu_ps(p, v) }

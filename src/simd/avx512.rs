@@ -39,6 +39,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_ps(p) }
     }
     #[inline(always)]
+    unsafe fn store_streaming(p: *mut f32, v: __m512) {
+        // SAFETY: trait contract.
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
         // SAFETY: trait contract.
         unsafe { _mm512_storeu_ps(p, v) }

@@ -60,6 +60,11 @@ impl Simd for Portable {
         unsafe { p.cast::<V>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn store_streaming(p: *mut f32, v: V) {
+        // SAFETY: trait contract.
+        unsafe { Self::store(p, v) }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: V) {
         // SAFETY: eight writable floats by the trait's contract.
         unsafe { p.cast::<V>().write_unaligned(v) }

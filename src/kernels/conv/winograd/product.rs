@@ -9,6 +9,7 @@ use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::conv::sums::Passed;
 use crate::kernels::conv::{ByChannels, Epilogue};
+use crate::kernels::streaming::{settle, streams};
 use crate::kernels::{Kernel, share};
 use crate::simd::Isa;
 use crate::tensor::Args;
@@ -132,6 +133,12 @@ impl Product {
         let parts = if let Cut::Blocks { blocks } = self.cut { blocks } else { 1 };
         let pixels = |tile| self.place(self.task.tile(tile)).1.iter().product::<usize>();
         (0..parts).map(|part| share(part, parts, self.task.tiles()).map(pixels).sum()).collect()
+    }
+
+    /// Whether a result is neither read before it is written nor soon after.
+    fn writes_once(&self) -> bool {
+        let Epilogue { add, .. } = self.epilogue;
+        matches!(self.cut, Cut::Blocks { .. }) && self.passed.is_none() && self.epilogue.later().is_none() && !add
     }
 
     /// What is written along an axis for so many results, without a division.
@@ -364,6 +371,7 @@ impl Kernel for Product {
         let spare = sums.wrapping_add(layout.sums.floats());
         let src = args.src::<f32>(0).at(0, of.n * of.image_len());
         let (len, result) = (self.written(of.n * of.dh) * self.line(), self.result());
+        let dst = args.dst::<f32>(result).at(0, len);
         // The tiles of this task.
         let transforms = task < self.multiplying().start;
         let tiles = match self.cut {
@@ -376,11 +384,12 @@ impl Kernel for Product {
         let finish = self.epilogue.finish(args, of.dc, len);
         let mut run = Run {
             part: self.moments.then(|| Part::new(self.isa, &args.dst(args.count() - 1), number, of.dc)),
+            streams: self.writes_once() && streams(dst, len, of.dc),
             sums_part: self.passed.map(|passed| {
                 let behind = result + 1 + usize::from(self.positions_len() > 0);
                 passed.sums(self.isa, args, behind, len, of.dc).part(number)
             }),
-            ..Run::new((first, count), (sums, layout.sums), finish, src, args.dst::<f32>(result).at(0, len))
+            ..Run::new((first, count), (sums, layout.sums), finish, src, dst)
         };
         // SAFETY: scratch is as large as `scratch()` says; sources and results lie inside their operands; positions are
         // written in the first phase and read in the second.
@@ -390,6 +399,9 @@ impl Kernel for Product {
                     spare.write_bytes(0, layout.spare);
                     let packed = args.src::<f32>(1).at(0, self.panels.floats());
                     self.block(&mut run, of.tile(tiles.end), (source, layout.tiles), spare, packed);
+                    if run.streams {
+                        settle();
+                    }
                 }
                 Cut::Panels { .. } if transforms => {
                     let places = self.all();

@@ -21,6 +21,8 @@ pub struct Write {
     pub kind: Kind,
     /// Whether the largest of 2×2 results is written for them: pitches are those of what is written.
     pub pool: bool,
+    /// Whether results are written past the caches.
+    pub streams: bool,
 }
 
 /// What follows a sum.
@@ -96,7 +98,9 @@ unsafe fn results_body<
                         }
                         result = largest::<S, 4>(window);
                     }
-                    if lanes == S::LANES {
+                    if lanes == S::LANES && write.streams {
+                        S::store_streaming(at, result);
+                    } else if lanes == S::LANES {
                         S::store(at, result);
                     } else {
                         S::store_partial(at, result, lanes);

@@ -23,6 +23,8 @@ pub(super) struct Run {
     pub(super) positions: Positions,
     pub(super) finish: Finish,
     pub(super) dst: *mut f32,
+    /// Whether results are written past the caches.
+    pub(super) streams: bool,
     pub(super) src: *const f32,
     /// What is asked for of the source, if anything is.
     pub(super) behind: Option<Behind>,
@@ -41,7 +43,8 @@ impl Run {
         src: *const f32,
         dst: *mut f32,
     ) -> Self {
-        Self { count, first, sums, positions, finish, dst, src, behind: None, part: None, sums_part: None }
+        let streams = false;
+        Self { count, first, sums, positions, finish, dst, streams, src, behind: None, part: None, sums_part: None }
     }
 }
 
@@ -196,6 +199,7 @@ impl Product {
             channels: self.channels(panel),
             kind: of.scheme.kind,
             pool: self.pool,
+            streams: run.streams,
         };
         let channels = first..first + write.channels;
         let mut moments = run.part.map(|part| part.tiles(channels.clone()));
@@ -237,7 +241,8 @@ impl Product {
     /// pixels behind the tiles.
     fn ask(&self, run: &mut Run, (tile, results): &mut (Tile, Deal), panel: usize) {
         let (isa, of) = (self.isa, &self.task);
-        for _ in 0..results.next() {
+        let wanted = if run.streams { 0 } else { results.next() };
+        for _ in 0..wanted {
             let (index, size) = self.place(*tile);
             let index = index + panel * self.panels.nr;
             let size = size.map(|results| self.written(results));
