@@ -95,8 +95,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn splat_i32(x: i32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The same past the caches, to an address that is a multiple of the vector; not before others until
-    /// [`settle`](crate::kernels) has ordered it.
+    /// The same past the caches, to an address that is a multiple of the vector. Others see it after a fence only
+    /// (`kernels/streaming.rs`).
     unsafe fn store_streaming(p: *mut f32, v: Self::V);
     /// The first `n ≤ LANES` lanes from memory, the others zero; reads nothing beyond them.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self::V;

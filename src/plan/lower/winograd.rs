@@ -4,7 +4,7 @@ use super::layers::added_in_place;
 use super::pooled::{Pool, Pooling};
 use super::{FLOAT, Lowering};
 use crate::graph::{Fused, Node, ValueId};
-use crate::kernels::conv::winograd::{BackwardWeights, KERNELS, Pack, Product};
+use crate::kernels::conv::winograd::{BackwardWeights, Pack, Product, has_scheme};
 use crate::kernels::conv::{Epilogue, Geometry, Pooled};
 use crate::kernels::pool::PoolGeometry;
 
@@ -119,9 +119,9 @@ impl Lowering<'_> {
         self.pack(node, node.inputs[1], pack, floats, format)
     }
 
-    /// Notes why a convolution by 3x3 or 5x5 is not computed this way; of others that is no question.
+    /// Notes why a convolution that there are transforms for is not computed this way; of others that is no question.
     pub(super) fn refuse_winograd(&mut self, geometry: &Geometry, candidate: &str, reason: String) {
-        if KERNELS.contains(&geometry.window.kernel) {
+        if has_scheme(geometry) {
             self.refused.push((candidate.to_owned(), reason));
         }
     }

@@ -1,8 +1,8 @@
 //! Winograd convolution F(4×4, 3×3) and F(2×2, 5×5): 36 products where direct summation needs 144 or 100; F(2×2, 3×3)
 //! for small images: 16 where it needs 36, with fewer weights to read; and 2×2 results of a 3×3 kernel with stride 2: 25
 //! where it needs 36. Layers of few channels with larger kernels and strides, as the first ones of many networks, are
-//! F(4×4, 3×3) or F(3×3, 4×4) of pixels put together ([`SpaceToDepth`]): 36 products for 11×11 with stride 4 where direct
-//! summation needs 121 for each of 16 results, 144 for 7×7 with stride 2 where it needs 49 for each of 9.
+//! F(4×4, 3×3) or F(3×3, 4×4) of pixels put together ([`SpaceToDepth`]): per channel, 576 products for 16 results of 11×11
+//! with stride 4 where direct summation needs 1936, 144 for 9 of 7×7 with stride 2 where it needs 441.
 //!
 //! Results are cut into tiles ([`Scheme`]). The source pixels of a tile are transformed, channel by channel, into
 //! *positions*; for each position the tiles are the rows of one matrix product with the transformed weights; what comes
@@ -37,7 +37,7 @@ use source::Positions;
 use space_to_depth::{SpaceToDepth, Taps};
 
 /// Kernels that there are transforms for.
-pub const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
+const KERNELS: [[usize; 2]; 2] = [[3, 3], [5, 5]];
 /// Fewer channels on either side than this do not pay for the transforms, with stride 1 and 2.
 const CHANNELS: [usize; 2] = [32, 64];
 /// Fewer channels than this of pixels that are put together.
@@ -213,6 +213,11 @@ pub struct Tile {
     pub image: usize,
     pub y: usize,
     pub x: usize,
+}
+
+/// Whether there are transforms for its kernel, so that it is a question whether they pay.
+pub fn has_scheme(geometry: &Geometry) -> bool {
+    KERNELS.contains(&geometry.window.kernel) || SpaceToDepth::of(geometry).is_some()
 }
 
 /// Why a convolution is not computed this way; `None` if it is. A rule in shape and permission only.
