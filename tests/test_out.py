@@ -38,15 +38,17 @@ def test_the_result_is_written_in_place(batch: int) -> None:
     tolerance.assert_same_bits(out, expected)
 
 
-def test_large_results_need_no_memory_of_their_own() -> None:
-    """A part of a larger array: only it is written, whatever its alignment."""
-    model = nn.Conv2d(3, 8, 3, padding=1)
-    x = real(2, 40, 40, 3)
-    count = 2 * 40 * 40 * 8
+@pytest.mark.parametrize(("side", "channels"), [(40, (3, 8)), (128, (32, 32))])
+@pytest.mark.usefixtures("isa")
+def test_large_results_need_no_memory_of_their_own(side: int, channels: tuple[int, int]) -> None:
+    """A part of a larger array: only it is written, whatever its alignment; 4 MiB go past the caches."""
+    model = nn.Conv2d(*channels, 3, padding=1)
+    x, shape = real(2, side, side, channels[0]), (2, side, side, channels[1])
+    count = 2 * side * side * channels[1]
     memory = filled((count + 64,))
-    for start in (0, 1, 13, 16):
+    for start in (0, 1, 13, 16, 32):
         memory[...] = 7.0
-        out = memory[start : start + count].reshape(2, 40, 40, 8)
+        out = memory[start : start + count].reshape(shape)
         model(x, out=out)
         tolerance.assert_same_bits(out, model(x))
         assert (memory[:start] == 7).all()

@@ -238,6 +238,18 @@ def test_an_image_gets_the_same_bits_in_any_batch(kernel: int, stride: int, chan
         assert_same_bits(convolved(x[start:stop]), whole[start:stop])
 
 
+@pytest.mark.parametrize("channels", [64, 65])
+@pytest.mark.usefixtures("isa")
+def test_large_results(channels: int, assert_deterministic: Callable[..., None]) -> None:
+    """Results that go past the caches, if their lines are whole, have the bits of those that do not."""
+    x, weight = real(5, 64, 66, 32), real(3, 3, 32, channels)
+    assert 5 * 64 * 66 * channels * 4 >= 4 << 20 > 64 * 66 * channels * 4
+    whole = F.conv2d(x, weight, padding=1)
+    for image in range(5):
+        assert_same_bits(F.conv2d(x[image : image + 1], weight, padding=1), whole[image : image + 1])
+    assert_deterministic(lambda: F.conv2d(x, weight, padding=1))
+
+
 @pytest.mark.parametrize("special", [np.nan, np.inf])
 # By 3x3 the pixel is read by the tile of rows and columns 4 to 7 alone; by 5x5, and in small tiles, these are the
 # results that read it.

@@ -15,6 +15,7 @@
 //! bits of a result depend on where its tile lies.
 
 mod backward_weights;
+mod lines;
 mod pack;
 mod product;
 mod results;

@@ -4,7 +4,6 @@ use super::pack::{Panels, transform_weights};
 use super::source::{Positions, spare_len, transform_source};
 use super::stages::{Behind, Run};
 use super::{Geometry, Scheme, Task, Tile};
-use crate::kernels::conv::epilogue::Finish;
 use crate::kernels::conv::micro::tile_rows;
 use crate::kernels::conv::moments::{self, Part};
 use crate::kernels::conv::sums::Passed;
@@ -186,48 +185,11 @@ impl Product {
         self.panels.floats()
     }
 
-    /// Lines that [`lines`](Self::lines) makes at a time, if it can: of pixels that are put together.
-    pub fn lines_at_a_time(&self) -> Option<usize> {
-        self.task.space_to_depth.map(|_| self.task.scheme.out)
-    }
-
-    /// Runs result lines of an image, all their channels, in one task; the last tiles may reach beyond `lines`.
-    ///
-    /// # Safety
-    /// As [`Kernel::run`] for source and packed weights; from `dst` on, where the first image would begin, there is room for
-    /// these lines, the first of which is where tiles begin, rounded up to whole tiles.
-    pub(in crate::kernels::conv) unsafe fn lines(
-        &self,
-        image: usize,
-        lines: Range<usize>,
-        [src, packed]: [*const f32; 2],
-        (finish, dst): (Finish, *mut f32),
-        scratch: *mut f32,
-    ) {
-        let (of, layout, [rows, columns]) = (&self.task, self.layout(), self.task.grid());
-        let [start, end] = [lines.start / of.scheme.out, lines.end.div_ceil(of.scheme.out)];
-        let (first, count) = ((image * rows + start) * columns, (end - start) * columns);
-        let blocks = count.div_ceil(layout.tiles);
-        let source = scratch;
-        let sums = source.wrapping_add(layout.source);
-        let spare = sums.wrapping_add(layout.sums.floats());
-        // SAFETY: the caller's word.
-        unsafe {
-            spare.write_bytes(0, layout.spare);
-            for block in 0..blocks {
-                let tiles = share(block, blocks, count);
-                let [begin, behind] = [tiles.start, tiles.end].map(|tile| of.tile(first + tile));
-                let mut run = Run::new((begin, tiles.len()), (sums, layout.sums), finish, src, dst);
-                self.block(&mut run, behind, (source, layout.tiles), spare, packed);
-            }
-        }
-    }
-
     /// Takes tiles through all stages and panels, `behind` which others follow; there is room for the positions of so many.
     ///
     /// # Safety
     /// As [`Kernel::run`]; `spare` was zero before the first block.
-    unsafe fn block(
+    pub(super) unsafe fn block(
         &self,
         run: &mut Run,
         behind: Tile,
@@ -251,7 +213,7 @@ impl Product {
         }
     }
 
-    fn layout(&self) -> Layout {
+    pub(super) fn layout(&self) -> Layout {
         let (tiles, source, weights) = match self.cut {
             Cut::Blocks { blocks } => {
                 let tiles = self.task.tiles().div_ceil(blocks);
@@ -269,12 +231,12 @@ impl Product {
 }
 
 /// Scratch of a task: positions of the source, a panel of weights, positions of the sums, what transforms want.
-struct Layout {
-    tiles: usize,
-    source: usize,
+pub(super) struct Layout {
+    pub(super) tiles: usize,
+    pub(super) source: usize,
     weights: usize,
-    sums: Positions,
-    spare: usize,
+    pub(super) sums: Positions,
+    pub(super) spare: usize,
 }
 
 impl Layout {
