@@ -180,8 +180,9 @@ unsafe fn edge_body<S: Simd>(pixel: &Pixels<'_>, to: *mut f32) {
     let Pixels { of, image, at: [row, column], .. } = *pixel;
     let (run, line) = (of.run(), of.line());
     let [height, width] = of.size.map(|size| size as isize);
-    let [first, end] =
-        [column, column + of.stride as isize].map(|at| (at.clamp(0, width) - column) as usize * of.channels);
+    // Columns of the pixel that lie inside the image.
+    let stride = of.stride as isize;
+    let [first, end] = [-column, width - column].map(|at| at.clamp(0, stride) as usize * of.channels);
     for y in 0..of.stride {
         let (row, to) = (row + y as isize, to.wrapping_add(y * run));
         let from = image.wrapping_offset(row * line as isize + column * of.channels as isize);
