@@ -276,35 +276,28 @@ def test_special_values_spread_over_their_tiles_only(
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf])
+# By 3x3 result y reads the lines 2y - 1 to 2y + 1, and others of its tile keep their bits. By 7x7 it reads the lines
+# 2y - 3 to 2y + 3, and the tile of results 3t to 3t + 2 the lines 6t - 3 to 6t + 8.
+@pytest.mark.parametrize(
+    ("shape", "pixel", "readers", "touched"),
+    [
+        ((3, 2, 1, 16, 16, 64, 64, 1), (5, 6), np.s_[0, 2:4, 3:4], np.s_[0, 2:4, 3:4]),
+        ((7, 2, 1, 48, 48, 3, 32, 3), (20, 21), np.s_[0, 9:12, 9:13], np.s_[0, 6:12, 9:15]),
+    ],
+)
 @pytest.mark.usefixtures("isa")
-def test_special_values_with_stride_2(special: float) -> None:
-    """Results that read the pixel are not finite, all others keep their bits."""
-    x, weight = real(1, 16, 16, 64), real(3, 3, 64, 64)
-    assert chosen((3, 2, 1, 16, 16, 64, 64, 1))
-    clean = F.conv2d(x, weight, stride=2, padding=1)
-    x[0, 5, 6, 3] = special
-    touched = F.conv2d(x, weight, stride=2, padding=1)
-    # Result y reads the lines 2y - 1 to 2y + 1.
-    readers = (0, slice(2, 4), slice(3, 4))
-    assert not np.isfinite(touched[readers]).any()
-    touched[readers] = clean[readers]
-    assert_same_bits(touched, clean)
-
-
-@pytest.mark.parametrize("special", [np.nan, np.inf])
-@pytest.mark.usefixtures("isa")
-def test_special_values_of_few_channels(special: float) -> None:
+def test_special_values_with_stride_2(
+    shape: Shape, pixel: tuple[int, int], readers: Any, touched: Any, special: float
+) -> None:
     """Results that read the pixel are not finite, those of tiles that do not read it keep their bits."""
-    x, weight = real(1, 48, 48, 3), real(7, 7, 3, 32)
-    assert chosen((7, 2, 1, 48, 48, 3, 32, 3))
-    clean = F.conv2d(x, weight, stride=2, padding=3)
-    x[0, 20, 21, 1] = special
-    touched = F.conv2d(x, weight, stride=2, padding=3)
-    # Result y reads the lines 2y - 3 to 2y + 3, the tile of results 3t to 3t + 2 the lines 6t - 3 to 6t + 8.
-    assert not np.isfinite(touched[0, 9:12, 9:13]).any()
-    tiles = (0, slice(6, 12), slice(9, 15))
-    touched[tiles] = clean[tiles]
-    assert_same_bits(touched, clean)
+    assert chosen(shape)
+    x, weight, _ = operands(shape)
+    clean = F.conv2d(x, weight, stride=2, padding=shape[-1])
+    x[0, *pixel, 1] = special
+    spoilt = F.conv2d(x, weight, stride=2, padding=shape[-1])
+    assert not np.isfinite(spoilt[readers]).any()
+    spoilt[touched] = clean[touched]
+    assert_same_bits(spoilt, clean)
 
 
 def test_the_rule_of_few_channels() -> None:

@@ -41,6 +41,16 @@ pub struct WeightsStrided;
 /// `Gᵀ`, the transpose of [`Weights`]: to gradients by weights.
 pub struct WeightsTransposed;
 
+/// Sums and differences of the products at opposite points.
+///
+/// # Safety
+/// As [`Transform::apply`].
+#[inline(always)]
+unsafe fn pairs<S: Simd>(m: [S::V; IN]) -> [S::V; 4] {
+    // SAFETY: the caller's word.
+    unsafe { [S::add(m[1], m[2]), S::sub(m[1], m[2]), S::add(m[3], m[4]), S::sub(m[3], m[4])] }
+}
+
 impl Transform<IN, IN> for Source {
     #[inline(always)]
     unsafe fn apply<S: Simd>(d: [S::V; IN]) -> [S::V; IN] {
@@ -92,8 +102,7 @@ impl Transform<IN, 4> for Result {
     unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 4] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
-            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>(m);
             [
                 S::add(m[0], S::add(sum1, sum2)),
                 S::mul(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1)),
@@ -109,8 +118,7 @@ impl Transform<IN, 2> for Result {
     unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 2] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
-            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>(m);
             [S::add(m[0], S::add(sum1, sum2)), S::fma(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1), m[5])]
         }
     }
@@ -121,8 +129,7 @@ impl Transform<IN, 3> for Result {
     unsafe fn apply<S: Simd>(m: [S::V; IN]) -> [S::V; 3] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
-            let (sum2, diff2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>(m);
             [
                 S::add(m[0], S::add(sum1, sum2)),
                 S::mul(S::splat(HALF_ROOT), S::fma(S::splat(2.0), diff2, diff1)),
@@ -274,8 +281,7 @@ impl Transform<IN, 3> for WeightsTransposed {
     unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 3] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
-            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>([u[0], u[2], u[1], u[3], u[4], u[5]]);
             let third = S::splat(1.0 / 3.0);
             [
                 S::fma(third, S::fma(S::splat(0.5), sum2, S::mul(S::splat(-2.0), sum1)), u[0]),
@@ -299,8 +305,7 @@ impl Transform<IN, 4> for WeightsTransposed {
     unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 4] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
-            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>([u[0], u[2], u[1], u[3], u[4], u[5]]);
             let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(ROOT / 6.0));
             let (half, two) = (S::splat(0.5), S::splat(2.0));
             [
@@ -318,8 +323,7 @@ impl Transform<IN, 5> for WeightsTransposed {
     unsafe fn apply<S: Simd>(u: [S::V; IN]) -> [S::V; 5] {
         // SAFETY: the caller's word.
         unsafe {
-            let (sum1, diff1) = (S::add(u[1], u[2]), S::sub(u[2], u[1]));
-            let (sum2, diff2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+            let [sum1, diff1, sum2, diff2] = pairs::<S>([u[0], u[2], u[1], u[3], u[4], u[5]]);
             let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(ROOT / 6.0));
             let (half, two) = (S::splat(0.5), S::splat(2.0));
             [
